@@ -1,0 +1,5 @@
+"""`python -m gptoss_ft COMMAND …`"""
+
+from gptoss_ft.cli import main
+
+main()

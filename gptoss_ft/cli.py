@@ -1,0 +1,86 @@
+"""The command line. A `JobError` ends here: one message with its place and its cure, and its exit code."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gptoss_ft.config import ConfigSource, load_job_config, write_reference
+from gptoss_ft.errors import Interrupted, JobError
+
+app = typer.Typer(
+    help="One YAML file in, a fine-tuned gpt-oss out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Option("--config", help="The job's YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one key, as training.max_steps=2; may be repeated."),
+]
+Restart = Annotated[bool, typer.Option("--restart", help="Keep an existing output folder aside and start anew.")]
+
+
+@app.command()
+def train(config: ConfigFile = Path("config.yaml"), overrides: Overrides = None, restart: Restart = False) -> None:
+    """Train: checkpoints and final_model go to the output folder."""
+    with errors_shown():
+        loaded = load_job_config(config, overrides or [])
+    with errors_shown(loaded.source):
+        from gptoss_ft import job
+
+        job.train(loaded, restart)
+
+
+@app.command()
+def schema() -> None:
+    """Write config.schema.json and docs/configuration.md from the schema, into the current folder."""
+    for path in write_reference(Path()):
+        typer.echo(path)
+
+
+@contextmanager
+def errors_shown(source: ConfigSource | None = None) -> Iterator[None]:
+    """End the program with a `JobError`'s message and exit code; `source` knows the place of its key."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    # Before and after training, where the trainer's own handling is not yet or no longer in force.
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except JobError as error:
+        _show(error, source)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        stop = Interrupted("stopped at once; steps since the last checkpoint are lost", "The same command continues.")
+        _show(stop, None)
+        raise typer.Exit(stop.exit_code) from None
+
+
+def _show(error: JobError, source: ConfigSource | None) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    place = f"{source.place(error.key)}: {error.key}: " if source is not None and error.key else ""
+    label = "stopped" if isinstance(error, Interrupted) else "error"
+    console.print(f"[bold red]{label}:[/] ", end="")
+    console.print(f"{place}{error.message}", markup=False)
+    if error.cure:
+        console.print(error.cure, markup=False, style="dim")
+
+
+def main() -> None:
+    """The entry of `train.py` and `python -m gptoss_ft`: without a command it trains."""
+    arguments = sys.argv[1:]
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    if not arguments or (arguments[0] not in commands and arguments[0] != "--help"):
+        arguments = ["train", *arguments]
+    app(arguments, prog_name="gptoss_ft")

@@ -1,0 +1,30 @@
+"""The job: one YAML file, checked in full before anything else happens."""
+
+from gptoss_ft.config.reference import configuration_page, default_config, json_schema, write_reference
+from gptoss_ft.config.schema import (
+    DatasetSection,
+    HubSection,
+    JobConfig,
+    LoraSection,
+    ModelSection,
+    TrackingSection,
+    TrainingSection,
+)
+from gptoss_ft.config.yaml_source import ConfigSource, LoadedConfig, load_job_config
+
+__all__ = [
+    "ConfigSource",
+    "DatasetSection",
+    "HubSection",
+    "JobConfig",
+    "LoadedConfig",
+    "LoraSection",
+    "ModelSection",
+    "TrackingSection",
+    "TrainingSection",
+    "configuration_page",
+    "default_config",
+    "json_schema",
+    "load_job_config",
+    "write_reference",
+]

@@ -1,0 +1,271 @@
+"""The job as typed values: one frozen pydantic model for each section of config.yaml.
+
+This file is the only place that states a key's name, type, range, default and meaning. config.schema.json,
+docs/configuration.md, the default config.yaml and the words of every error are made from it.
+Nothing here imports torch or transformers: a mistake in a config is shown in a fraction of a second.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from gptoss_ft.config.values import (
+    NullableText,
+    Optimizer,
+    PositiveInt,
+    PromptDate,
+    RelativeFolder,
+    Repository,
+    Scheduler,
+    Text,
+    Trackers,
+    check_scheduler_kwargs,
+)
+
+DEFAULT_MAX_STEPS = 20
+
+
+class Section(BaseModel):
+    """What every section has: no unknown keys, no guessed types, no infinities, no changes afterwards."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class ModelSection(Section):
+    """The base model, and how it is loaded."""
+
+    name: Text = Field(default="unsloth/gpt-oss-20b", description="Base model: a hub id or a local folder.")
+    revision: NullableText = Field(
+        default=None,
+        description="Commit, tag or branch of the base model on the hub; null takes the newest commit.",
+    )
+    max_seq_length: int = Field(default=1024, ge=16, description="Longest sample, in tokens.")
+    load_in_4bit: bool = Field(
+        default=True,
+        description="Hold the base model's weights in 4 bits (QLoRA); false holds them in 16 bits.",
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        default="auto",
+        description="Number format of the computation; auto takes bfloat16 where the device has it.",
+    )
+    chat_template: NullableText = Field(
+        default=None,
+        description="Path of a Jinja chat template; null keeps the model's own.",
+    )
+    adapter: NullableText = Field(
+        default=None,
+        description="Existing LoRA adapter to go on training: a folder or a hub id; null starts a new one.",
+    )
+    device: Literal["cuda", "cpu", "auto"] = Field(
+        default="cuda", description="Where to train; auto takes the GPU where there is one."
+    )
+
+
+class LoraSection(Section):
+    """The LoRA adapter: the weights that are trained."""
+
+    r: PositiveInt = Field(default=8, description="Rank of the adapter's matrices; a higher rank trains more weights.")
+    alpha: PositiveInt = Field(
+        default=16,
+        description="Scale: the adapter's output is multiplied by alpha / r, with use_rslora by alpha / √r.",
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped at random in training."
+    )
+    bias: Literal["none", "all", "lora_only"] = Field(
+        default="none", description="Which bias vectors are trained as well."
+    )
+    target_modules: list[Text] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        min_length=1,
+        description="Names of the linear layers that get an adapter.",
+    )
+    target_parameters: list[Text] | None = Field(
+        default=None,
+        description="Fused parameters (experts) that get an adapter; null: chosen from target_modules.",
+    )
+    use_rslora: bool = Field(
+        default=False, description="Rank-stabilised LoRA: scale by alpha / √r in place of alpha / r."
+    )
+    use_dora: bool = Field(
+        default=False, description="DoRA: train magnitude and direction of each weight apart; slower."
+    )
+    modules_to_save: list[Text] | None = Field(
+        default=None,
+        description="Names of layers trained whole and saved with the adapter; null trains none.",
+    )
+
+
+class DatasetSection(Section):
+    """The conversations or texts to train on."""
+
+    path: Text = Field(
+        default="HuggingFaceH4/Multilingual-Thinking",
+        description="Data set: a hub id, a local .json, .jsonl, .csv or .parquet file, or a folder of them.",
+    )
+    name: NullableText = Field(
+        default=None, description="Subset (configuration) of the data set; null takes its default."
+    )
+    revision: NullableText = Field(
+        default=None,
+        description="Commit, tag or branch of the data set on the hub; null takes the newest commit.",
+    )
+    format: Literal["sharegpt", "custom"] = Field(
+        default="sharegpt",
+        description="What a row holds: sharegpt a list of messages, custom one finished text.",
+    )
+    split: Text = Field(default="train", description="Split of the data set; a slice such as train[:10%] works too.")
+    max_samples: PositiveInt | None = Field(
+        default=None, description="Most rows to use, from the first on; null uses all."
+    )
+    train_on: Literal["completions", "everything"] = Field(
+        default="completions",
+        description="Tokens whose loss counts: completions only what the assistant writes, or everything.",
+    )
+    reasoning_effort: Literal["low", "medium", "high"] = Field(
+        default="medium",
+        description="Reasoning effort stated in the system prompt, where the row states none.",
+    )
+    prompt_date: PromptDate = Field(
+        default="2025-06-01",
+        description="Date stated in the system prompt, always the same; null states none.",
+    )
+    messages_column: NullableText = Field(
+        default=None,
+        description="Column of the messages; null takes messages or else conversations, whichever is there.",
+    )
+    text_column: Text = Field(default="text", description="Column of the text, with format custom.")
+
+
+class TrainingSection(Section):
+    """The optimizer, its schedule, and what is saved."""
+
+    num_train_epochs: float | None = Field(
+        default=None,
+        gt=0,
+        description="Length of the run in passes over the data; null where max_steps ends the run.",
+    )
+    max_steps: PositiveInt | None = Field(
+        default=None,
+        json_schema_extra={"default": DEFAULT_MAX_STEPS},
+        description="Length of the run in optimizer steps; null where num_train_epochs ends the run.",
+    )
+    per_device_train_batch_size: PositiveInt = Field(
+        default=1, description="Micro-batch: samples a device takes at once."
+    )
+    gradient_accumulation_steps: PositiveInt = Field(
+        default=4,
+        description="Micro-batches to an optimizer step; samples in it = micro-batch * this * devices.",
+    )
+    learning_rate: float = Field(
+        default=2e-4, gt=0, le=1, description="Peak learning rate, reached when the warm-up ends."
+    )
+    lr_scheduler_type: Scheduler = Field(default="linear", description="Course of the learning rate after the warm-up.")
+    lr_scheduler_kwargs: dict[str, int | float | str] = Field(
+        default={}, description="Settings of that course, such as {num_cycles: 2} for cosine_with_restarts."
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=5,
+        description="Steps over which the learning rate rises from 0; below 1: that fraction of all steps.",
+    )
+    weight_decay: float = Field(
+        default=0.01, ge=0, le=1, description="Decay of the trained weights, per unit of learning rate."
+    )
+    max_grad_norm: float = Field(
+        default=1.0, ge=0, description="Longest gradient (L2 norm); longer is scaled down; 0: never."
+    )
+    optim: Optimizer = Field(default="adamw_8bit", description="Optimizer; the 8-bit ones keep their state in 8 bits.")
+    router_aux_loss_coef: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Weight in the loss of the experts' load balance; 0 leaves it out.",
+    )
+    gradient_checkpointing: bool | Literal["unsloth"] = Field(
+        default="unsloth",
+        description="Recompute activations to save memory; unsloth keeps some in the host's memory instead.",
+    )
+    logging_steps: PositiveInt = Field(default=1, description="Steps between two lines of the log.")
+    save_steps: PositiveInt = Field(default=10, description="Steps between two checkpoints.")
+    save_total_limit: PositiveInt | None = Field(
+        default=None, description="Checkpoints kept, the newest; null keeps all."
+    )
+    seed: int = Field(
+        default=3407,
+        ge=0,
+        le=2**32 - 1,
+        description="Seed of the adapter's first weights and the data order.",
+    )
+    output_dir: RelativeFolder = Field(
+        default="gpt-oss-finetune", description="Folder of the run's files, inside outputs/."
+    )
+
+    @field_validator("max_steps")
+    @classmethod
+    def _one_end(cls, max_steps: int | None, info: ValidationInfo) -> int | None:
+        """A run ends by steps or by epochs: neither given means the default steps, both is an error."""
+        if "num_train_epochs" not in info.data:  # it is itself wrong, and shown for that
+            return max_steps
+        if info.data["num_train_epochs"] is None:
+            return DEFAULT_MAX_STEPS if max_steps is None else max_steps
+        if max_steps is not None:
+            raise PydanticCustomError("two_ends", "max_steps and num_train_epochs are both set")
+        return None
+
+    @field_validator("lr_scheduler_kwargs")
+    @classmethod
+    def _fit_scheduler(cls, kwargs: dict[str, int | float | str], info: ValidationInfo) -> dict[str, int | float | str]:
+        if "lr_scheduler_type" in info.data:
+            check_scheduler_kwargs(info.data["lr_scheduler_type"], kwargs)
+        return kwargs
+
+
+class TrackingSection(Section):
+    """Where the course of the run is shown."""
+
+    report_to: Trackers = Field(
+        default=["tensorboard"], description="Trackers that get every log line; none for no tracker."
+    )
+    run_name: NullableText = Field(
+        default=None,
+        description="Name of the run in the trackers; null makes one from model, data set and user.",
+    )
+    project: Text = Field(default="gptoss_ft", description="Weights & Biases project.")
+
+
+class HubSection(Section):
+    """Publishing the adapter on the Hugging Face hub; the access token is never written here."""
+
+    repo_id: Repository | None = Field(
+        default=None,
+        description="Repository on the hub, as owner/name; null: HF_USER (or the token's account) / output_dir-lora.",
+    )
+    private: bool = Field(default=True, description="Make the repository private when it is created.")
+    push: bool = Field(default=False, description="Push the finished adapter at the end of the run; needs HF_TOKEN.")
+
+
+class JobConfig(BaseModel):
+    """One job: everything that decides what is trained, on what, how, and where the result goes."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelSection = Field(default_factory=ModelSection)
+    lora: LoraSection = Field(default_factory=LoraSection)
+    dataset: DatasetSection = Field(default_factory=DatasetSection)
+    training: TrainingSection = Field(default_factory=TrainingSection)
+    tracking: TrackingSection = Field(default_factory=TrackingSection)
+    hub: HubSection = Field(default_factory=HubSection)
+
+
+# Every key by its section, in the order of config.yaml.
+KEYS: dict[str, list[str]] = {
+    "model": list(ModelSection.model_fields),
+    "lora": list(LoraSection.model_fields),
+    "dataset": list(DatasetSection.model_fields),
+    "training": list(TrainingSection.model_fields),
+    "tracking": list(TrackingSection.model_fields),
+    "hub": list(HubSection.model_fields),
+}

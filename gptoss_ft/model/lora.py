@@ -1,0 +1,154 @@
+"""LoRA adapters on the base model, and proof that they are where the config asked for them."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from peft.tuners.lora import LoraLayer
+
+from gptoss_ft.config import LoraSection, TrainingSection
+from gptoss_ft.errors import DataError, SettingError
+from gptoss_ft.hub_errors import explained
+from gptoss_ft.runtime import Device
+
+# What a model may call the modules that hold a projection: fused ones, and Unsloth's split experts.
+HELD_IN = {
+    "q_proj": ("qkv_proj",),
+    "k_proj": ("qkv_proj",),
+    "v_proj": ("qkv_proj",),
+    "gate_proj": ("gate_up_proj", "gate_up_projs"),
+    "up_proj": ("gate_up_proj", "gate_up_projs"),
+    "down_proj": ("down_projs",),
+}
+MLP_TARGETS = ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """Counts of parameters: all of the model's, the trainable ones, and those of them that belong to experts."""
+
+    total: int
+    trainable: int
+    expert: int
+
+    @property
+    def share(self) -> float:
+        return self.trainable / self.total
+
+
+def attach(model: Any, config: LoraSection, device: Device, training: TrainingSection) -> Any:
+    """Put adapters on `model` and return it wrapped. `SettingError` when a target of the config got none."""
+    from unsloth import FastLanguageModel
+
+    parameters = config.target_parameters
+    if parameters is None and device.kind == "cpu":
+        # On a GPU Unsloth finds the experts itself; its CPU backend leaves them out (2026.10.9).
+        parameters = _fused_experts(model, config.target_modules) or None
+    if parameters and config.dropout > 0:
+        raise SettingError(
+            f"read {config.dropout}, but experts held as one parameter cannot have dropout",
+            "Set lora.dropout: 0, or take gate_proj, up_proj and down_proj out of lora.target_modules.",
+            key="lora.dropout",
+        )
+    options: dict[str, Any] = {"use_dora": True} if config.use_dora else {}
+    try:
+        adapted = FastLanguageModel.get_peft_model(
+            model,
+            r=config.r,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            bias=config.bias,
+            target_modules=list(config.target_modules),
+            target_parameters=parameters,
+            use_rslora=config.use_rslora,
+            modules_to_save=list(config.modules_to_save) if config.modules_to_save else None,
+            use_gradient_checkpointing=training.gradient_checkpointing,
+            random_state=training.seed,
+            **options,
+        )
+    except ValueError as error:
+        # PEFT's words for targets that the model does not have, and for combinations that it cannot do.
+        raise SettingError(
+            f"PEFT refuses the adapter: {' '.join(str(error).split())}",
+            "Check lora.target_modules, lora.target_parameters and the options beside them.",
+            key="lora.target_modules",
+        ) from None
+    _refuse_untouched(adapted, config)
+    return adapted
+
+
+def _fused_experts(model: Any, targets: Iterable[str]) -> list[str]:
+    """Suffixes of the expert weights held as one 3-D parameter (experts, in, out) that `targets` ask for."""
+    wanted = {name for target in targets if target in MLP_TARGETS for name in (target, *HELD_IN[target])}
+    fused = {
+        ".".join(name.split(".")[-3:])
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 3 and name.rpartition(".")[2] in wanted
+    }
+    return sorted(fused)
+
+
+def _refuse_untouched(model: Any, config: LoraSection) -> None:
+    covered: Counter[str] = Counter()
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            # gate_up_projs.5 is a module of a list; a fused parameter's wrapper knows the parameter's name.
+            parts = [part for part in name.split(".") if not part.isdigit() and part != "base_layer"]
+            covered[getattr(module, "parameter_name", parts[-1])] += 1
+    untouched = [
+        target
+        for target in config.target_modules
+        if not any(covered[name] for name in (target, *HELD_IN.get(target, ())))
+    ]
+    if untouched:
+        raise SettingError(
+            f"no adapter on {', '.join(untouched)}: the model has no such module, or it cannot be trained; "
+            f"adapters are on {', '.join(sorted(covered)) or 'nothing'}",
+            "Take it out of lora.target_modules, or name the model's own modules.",
+            key="lora.target_modules",
+        )
+    for parameter in config.target_parameters or ():
+        if not covered[parameter.rpartition(".")[2]]:
+            raise SettingError(
+                f"no adapter on {parameter}", "Name parameters that the model has.", key="lora.target_parameters"
+            )
+
+
+def load_existing(model: Any, name: str) -> None:
+    """Load the weights of the adapter `name` (folder or hub id) into the adapters of `model`, which must match."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+    from peft.utils import get_peft_model_state_dict
+
+    with explained(name, "model.adapter"):
+        weights = load_peft_weights(name, device="cpu")
+    own = get_peft_model_state_dict(model)
+    different = sorted(
+        key for key in weights.keys() | own.keys()
+        if key not in weights or key not in own or weights[key].shape != own[key].shape
+    )  # fmt: skip
+    if different:
+        raise DataError(
+            f"the adapter {name} does not fit: {len(different)} of {len(own)} tensors differ in name or shape, "
+            f"first {different[0]}",
+            "Set lora.r, lora.target_modules and lora.modules_to_save to what the adapter was trained with.",
+            key="model.adapter",
+        )
+    set_peft_model_state_dict(model, weights)
+
+
+def adapter_facts(model: Any) -> AdapterFacts:
+    """Count parameters. 4-bit weights hold two to a byte: their true number is in the quantization state."""
+    total = trainable = expert = 0
+    for name, parameter in model.named_parameters():
+        count = _true_size(parameter)
+        total += count
+        if parameter.requires_grad:
+            trainable += count
+            expert += count if ".experts." in name else 0
+    return AdapterFacts(total, trainable, expert)
+
+
+def _true_size(parameter: Any) -> int:
+    state = getattr(parameter, "quant_state", None)
+    return int(state.shape.numel()) if state is not None else int(parameter.numel())

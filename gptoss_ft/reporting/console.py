@@ -1,0 +1,76 @@
+"""What a person sees: our own lines, with colour on a terminal and plain text elsewhere.
+
+The libraries' banners, bars and warnings go to `libraries.log` in the output folder instead.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.markup import escape
+
+LIBRARIES_LOG = "libraries.log"
+# Where output is a file or a pipe there is no width to ask for.
+PLAIN_WIDTH = 120
+
+
+def make_console(stream: TextIO | None = None) -> Console:
+    """A console on the standard output as it is now, so that it stays ours while libraries are silenced."""
+    stream = stream or sys.stdout
+    width = None if stream.isatty() else PLAIN_WIDTH
+    return Console(file=stream, width=width, highlight=False, soft_wrap=True)
+
+
+def show_section(console: Console, title: str, values: Mapping[str, object]) -> None:
+    """Print a heading and its values, one a line, aligned."""
+    width = max(map(len, values))
+    console.print(f"[bold cyan]{title}[/]")
+    for name, value in values.items():
+        console.print(f"  [dim]{name:{width}}[/]  {escape(_as_text(value))}")
+
+
+def _as_text(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)
+
+
+def duration(seconds: float) -> str:
+    """`1 h 02 min`, `3 min 20 s`, `12 s`."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {whole % 60:02d} s" if minutes else f"{whole} s"
+
+
+@contextmanager
+def quiet_libraries(log: Path) -> Iterator[None]:
+    """Send what libraries print, log and warn to the file `log` for as long as this lasts."""
+    # Left open on purpose: handlers made meanwhile keep writing to it until the process ends.
+    stream = log.open("a", encoding="utf-8", buffering=1)
+    stdout, stderr = sys.stdout, sys.stderr
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
+    root.handlers = [handler]
+    sys.stdout = sys.stderr = stream
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        logging.captureWarnings(True)
+        try:
+            yield
+        finally:
+            logging.captureWarnings(False)
+            sys.stdout, sys.stderr = stdout, stderr
+            root.handlers = handlers

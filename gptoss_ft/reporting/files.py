@@ -1,0 +1,23 @@
+"""Writing small files so that a reader never sees half of one."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write beside, then rename. The file's mode follows the umask."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the files in `folder` the mode that the umask asks for: safetensors 0.8 makes its own with 0600."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in folder.rglob("*"):
+        if file.is_file() and stat.S_IMODE(file.stat().st_mode) == 0o600:
+            file.chmod(0o666 & ~umask)

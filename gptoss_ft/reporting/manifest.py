@@ -1,0 +1,66 @@
+"""manifest.json: what was trained, on what, with which code. It also marks a folder as a job's own."""
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import gptoss_ft
+from gptoss_ft.config import JobConfig
+from gptoss_ft.reporting.files import write_json
+from gptoss_ft.runtime import Device, code_commit, image_id
+
+NAME = "manifest.json"
+PACKAGES = (
+    "unsloth", "unsloth_zoo", "torch", "triton", "transformers", "trl", "peft", "accelerate", "datasets",
+    "bitsandbytes", "tokenizers", "huggingface-hub", "safetensors", "pydantic",
+)  # fmt: skip
+
+Status = Literal["running", "interrupted", "finished"]
+
+
+def new_manifest(job: JobConfig, device: Device, data: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a job that is about to train."""
+    return {
+        "status": "running",
+        "started": _now(),
+        "config": job.model_dump(mode="json"),
+        "data": data,
+        "model": model,
+        "device": asdict(device),
+        "code": {
+            "gptoss_ft": gptoss_ft.__version__,
+            "commit": code_commit(),
+            "image": image_id(),
+            "lock_sha256": _lock_sha256(),
+        },
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+    }
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any], status: Status, **more: Any) -> None:
+    """Write the manifest with a new status, and what became known since (`result`)."""
+    content = {**manifest, "status": status, "updated": _now(), **more}
+    write_json(folder / NAME, content)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest in `folder`; None where there is none, or one that cannot be read."""
+    try:
+        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _lock_sha256() -> str | None:
+    lock = Path(gptoss_ft.__file__).parents[1] / "requirements.txt"
+    return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,94 @@
+"""The story of a run as it is told on the screen: what was resolved, decided and why, each once."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+import gptoss_ft
+from gptoss_ft.config import JobConfig, LoadedConfig
+from gptoss_ft.reporting.console import show_section
+from gptoss_ft.reporting.memory_report import MemoryReport, show_memory_report
+from gptoss_ft.reporting.output_folder import FINAL_MODEL, OutputFolder
+from gptoss_ft.runtime import Device
+
+if TYPE_CHECKING:  # these import transformers, which Unsloth must come before
+    from gptoss_ft.data.prepare import TokenizedDataset
+    from gptoss_ft.model.lora import AdapterFacts
+
+
+def show_config(console: Console, loaded: LoadedConfig) -> None:
+    console.print(f"[bold]gptoss_ft {gptoss_ft.__version__}[/]  {loaded.source.path}")
+    for section, values in loaded.job.model_dump().items():
+        show_section(console, section, values)
+
+
+def show_start(console: Console, device: Device, output: OutputFolder) -> None:
+    values: dict[str, object] = {"device": device.name, "memory": f"{device.total_gib:.1f} GiB"}
+    if device.kind == "cuda":
+        values |= {"driver": device.driver, "compute capability": device.capability}
+    values["output folder"] = output.path
+    if output.resume_from is not None:
+        values["goes on from"] = f"{output.resume_from.name}, which an unfinished run of this job left"
+    show_section(console, "machine", values)
+
+
+def show_data(console: Console, data: "TokenizedDataset", job: JobConfig) -> None:
+    tally = data.tally
+    share = 100 * tally.trained_tokens / tally.tokens
+    values: dict[str, object] = {
+        "source": data.source.description,
+        "rows": f"{tally.rows:,}",
+        "samples": f"{data.samples.num_rows:,}",
+        "tokens": f"{tally.tokens:,}, of which {tally.trained_tokens:,} ({share:.1f} %) are trained",
+        "longest": f"{max(tally.lengths):,} tokens; 99 % have at most {tally.length_that_keeps(0.99):,}",
+    }
+    if tally.texts:
+        values["plain text"] = f"{tally.texts:,} samples without a prompt: trained whole, with the end-of-text token"
+    for reason, count in tally.dropped.items():
+        values[f"dropped, {reason}"] = f"{count:,} samples"
+    if tally.dropped:
+        values["to keep 99 %"] = f"set model.max_seq_length to {tally.length_that_keeps(0.99)}"
+    show_section(console, "data as the model sees it", values)
+
+
+def show_model(console: Console, job: JobConfig, repository: str, model: Any, facts: "AdapterFacts") -> None:
+    loaded = repository if repository == job.model.name else f"{repository}, which stands for {job.model.name}"
+    values: dict[str, object] = {
+        "loaded": loaded,
+        "computes in": str(model.dtype).removeprefix("torch."),
+        "weights": "4-bit" if job.model.load_in_4bit else "16-bit or more, as they are stored",
+        "parameters": f"{facts.total:,}",
+        "trainable": f"{facts.trainable:,} ({100 * facts.share:.2f} %), {facts.expert:,} of them in experts",
+    }
+    if job.model.adapter is not None:
+        values["starts from"] = job.model.adapter
+    show_section(console, "model as it is trained", values)
+
+
+def show_training(console: Console, trainer: Any, job: JobConfig, trackers: list[str]) -> None:
+    arguments = trainer.args
+    effective = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    wanted = job.training.optim
+    optimizer = str(getattr(arguments.optim, "value", arguments.optim))
+    values: dict[str, object] = {
+        "micro-batch": arguments.train_batch_size,
+        "accumulation": arguments.gradient_accumulation_steps,
+        "effective batch": f"{effective} samples",
+        "optimizer": optimizer
+        if optimizer == wanted
+        else f"{optimizer}, in place of {wanted}, which this device does not have",
+        "tracked by": trackers or "log.jsonl alone",
+    }
+    if "wandb" in job.tracking.report_to and "wandb" not in trackers:
+        values["wandb"] = "off: WANDB_API_KEY is not set"
+    show_section(console, "training", values)
+
+
+def show_end(console: Console, memory: MemoryReport, device: Device, folder: Path) -> None:
+    show_memory_report(console, memory, device)
+    console.print(f"[bold green]done[/]: the adapter is in {folder / FINAL_MODEL}")
+
+
+def show_pushed(console: Console, address: str) -> None:
+    console.print(f"pushed to {address}")

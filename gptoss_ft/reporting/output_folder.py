@@ -1,0 +1,114 @@
+"""Whose an output folder is: nobody's, this job's unfinished one, or one that must not be touched."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptoss_ft.config import JobConfig
+from gptoss_ft.errors import OutputError
+from gptoss_ft.reporting.console import LIBRARIES_LOG
+from gptoss_ft.reporting.manifest import NAME, read_manifest
+from gptoss_ft.runtime import output_root
+
+CHECKPOINT = "checkpoint-"
+FINAL_MODEL = "final_model"
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """The folder of this job, and the checkpoint that it goes on from (None: from the start)."""
+
+    path: Path
+    resume_from: Path | None
+
+    @property
+    def resume_step(self) -> int:
+        """Optimizer steps that are done already."""
+        return _step_of(self.resume_from) if self.resume_from else 0
+
+
+def folder_of(job: JobConfig) -> Path:
+    return output_root() / job.training.output_dir
+
+
+def open_folder(job: JobConfig, restart: bool) -> OutputFolder:
+    """Make the job's folder or recognise it as this job's unfinished one.
+
+    With `restart` a folder that is there is kept aside as NAME.old-N. Otherwise one that is another job's, a
+    finished job's or nobody's we know is an `OutputError`, and is left as it is.
+    """
+    path = folder_of(job)
+    if restart and path.exists():
+        path.rename(_free_name(path))
+    _refuse_foreign(path, job)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the output folder {path} cannot be made: {error.strerror}",
+            "Make its parent writable, or set GPTOSS_FT_OUTPUT_ROOT or training.output_dir to another place.",
+            key="training.output_dir",
+        ) from None
+    return OutputFolder(path, _newest_checkpoint(path))
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    return aside
+
+
+def _refuse_foreign(path: Path, job: JobConfig) -> None:
+    if not path.exists():
+        return
+    manifest = read_manifest(path)
+    if manifest is None:
+        _refuse_strange(path)
+        return
+    cure = "Pass --restart to keep it aside and train again, or set training.output_dir to another folder."
+    if manifest.get("status") == "finished":
+        raise OutputError(f"{path} holds a finished job of {manifest.get('updated')}", cure, "training.output_dir")
+    changed = changed_keys(manifest.get("config", {}), job.model_dump(mode="json"))
+    if changed:
+        raise OutputError(
+            f"{path} holds an unfinished job whose config differs in {', '.join(changed)}", cure, "training.output_dir"
+        )
+
+
+def _refuse_strange(path: Path) -> None:
+    """A folder without a manifest: fine when it is empty or holds only the log of a run that failed early."""
+    if not path.is_dir():
+        raise OutputError(f"{path} is a file, not a folder", key="training.output_dir")
+    strange = sorted(entry.name for entry in path.iterdir() if entry.name != LIBRARIES_LOG)
+    if strange:
+        raise OutputError(
+            f"{path} is not empty and holds no {NAME}: {', '.join(strange[:3])}",
+            "Set training.output_dir to another folder, or pass --restart to keep this one aside.",
+            "training.output_dir",
+        )
+
+
+def changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Dotted names of the keys whose values differ between two configs."""
+    flat_before, flat_now = _flatten(before), _flatten(now)
+    return sorted(key for key in flat_before.keys() | flat_now.keys() if flat_before.get(key) != flat_now.get(key))
+
+
+def _flatten(config: dict[str, Any]) -> dict[str, str]:
+    return {
+        f"{section}.{key}": json.dumps(value, sort_keys=True)
+        for section, values in config.items()
+        for key, value in values.items()
+    }
+
+
+def _newest_checkpoint(path: Path) -> Path | None:
+    # The trainer writes its state last: without it the checkpoint is not whole.
+    whole = [entry for entry in path.glob(f"{CHECKPOINT}[0-9]*") if (entry / "trainer_state.json").is_file()]
+    return max(whole, key=_step_of, default=None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(CHECKPOINT))

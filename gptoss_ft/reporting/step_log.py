@@ -1,0 +1,58 @@
+"""The lines of a run: one for each logging step on the screen, and the same in log.jsonl."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+
+from gptoss_ft.reporting.console import duration
+from gptoss_ft.reporting.output_folder import OutputFolder
+
+NAME = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One logged step. Loss in nats a token, mean over the steps since the last record; tokens/s of the same
+    span; `gib` the peak in use so far; `seconds` since training started, `seconds_left` at the present speed."""
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    tokens_per_second: float
+    gib: float
+    seconds: float
+    seconds_left: float
+
+
+class StepLog:
+    """Writes log.jsonl and prints the table's lines. A run that continues keeps the records up to its step."""
+
+    def __init__(self, output: OutputFolder, console: Console) -> None:
+        self._path = output.path / NAME
+        self._console = console
+        self._has_header = False
+        kept = []
+        if output.resume_step and self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= output.resume_step]
+        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def add(self, record: StepRecord) -> None:
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(asdict(record)) + "\n")
+        if not self._has_header:
+            self._console.print(
+                f"  [dim]{'step':>11}  {'loss':>8}  {'learning rate':>13}  {'grad norm':>9}  {'tokens/s':>9}  "
+                f"{'GiB':>6}  left[/]"
+            )
+            self._has_header = True
+        place = f"{record.step}/{record.steps}"
+        self._console.print(
+            f"  {place:>11}  [bold]{record.loss:8.4f}[/]  {record.learning_rate:13.2e}  {record.grad_norm:9.3f}  "
+            f"{record.tokens_per_second:9,.0f}  {record.gib:6.2f}  {duration(record.seconds_left)}"
+        )

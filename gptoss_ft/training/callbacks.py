@@ -1,0 +1,66 @@
+"""What happens beside a step: it is reported, and a number that is not finite ends the run."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gptoss_ft.errors import NotFiniteError
+from gptoss_ft.reporting.files import follow_umask
+from gptoss_ft.reporting.memory_report import peak_gib
+from gptoss_ft.reporting.output_folder import CHECKPOINT
+from gptoss_ft.reporting.step_log import StepLog, StepRecord
+from gptoss_ft.runtime import Device
+
+
+class StepReporter(TrainerCallback):
+    """Turns the trainer's logs into `StepRecord`s."""
+
+    def __init__(self, log: StepLog, device: Device) -> None:
+        self._log = log
+        self._device = device
+        self._started = self._last_time = 0.0
+        self._last_tokens = self._first_step = 0
+        self.losses: list[float] = []
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._started = self._last_time = time.monotonic()
+        self._last_tokens = state.num_input_tokens_seen
+        self._first_step = state.global_step
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        follow_umask(Path(args.output_dir) / f"{CHECKPOINT}{state.global_step}")
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
+        if "loss" not in logs:
+            # The summary at the end of training.
+            return
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise NotFiniteError(
+                    f"step {state.global_step}: {name} is {logs[name]}",
+                    "Lower training.learning_rate, or check the data set's rows; the checkpoints so far are kept.",
+                )
+        now, tokens = time.monotonic(), state.num_input_tokens_seen
+        per_step = (now - self._started) / (state.global_step - self._first_step)
+        record = StepRecord(
+            step=state.global_step,
+            steps=state.max_steps,
+            epoch=round(state.epoch or 0.0, 4),
+            loss=logs["loss"],
+            learning_rate=logs["learning_rate"],
+            grad_norm=logs.get("grad_norm", 0.0),
+            tokens=tokens,
+            tokens_per_second=round((tokens - self._last_tokens) / (now - self._last_time), 1),
+            gib=round(peak_gib(self._device), 3),
+            seconds=round(now - self._started, 3),
+            seconds_left=round(per_step * (state.max_steps - state.global_step), 1),
+        )
+        self._last_time, self._last_tokens = now, tokens
+        self.losses.append(record.loss)
+        self._log.add(record)

@@ -1,0 +1,83 @@
+"""TRL's SFTTrainer, set up from the config, on rows that are already tokens and labels.
+
+Imported after Unsloth, which replaces TRL's classes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from gptoss_ft.config import JobConfig
+from gptoss_ft.data.prepare import TokenizedDataset
+from gptoss_ft.errors import MachineError
+from gptoss_ft.training.callbacks import StepReporter
+from gptoss_ft.training.interruption import stop_on_signal
+
+
+def build_trainer(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TokenizedDataset,
+    job: JobConfig,
+    folder: Path,
+    report_to: list[str],
+    run_name: str,
+) -> Any:
+    """The trainer of this job; checkpoints go to `folder`/checkpoint-N."""
+    training = job.training
+    arguments = SFTConfig(
+        output_dir=str(folder),
+        max_steps=training.max_steps or -1,
+        num_train_epochs=training.num_train_epochs or 1.0,
+        per_device_train_batch_size=training.per_device_train_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.lr_scheduler_type,
+        lr_scheduler_kwargs=dict(training.lr_scheduler_kwargs),
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        optim=training.optim,
+        router_aux_loss_coef=training.router_aux_loss_coef,
+        gradient_checkpointing=bool(training.gradient_checkpointing),
+        seed=training.seed,
+        bf16=model.dtype == torch.bfloat16,
+        fp16=model.dtype == torch.float16,
+        logging_steps=training.logging_steps,
+        # Left on, a loss that is not finite is logged as 0.
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        save_strategy="steps",
+        save_steps=training.save_steps,
+        save_total_limit=training.save_total_limit,
+        report_to=report_to or "none",
+        run_name=run_name,
+        disable_tqdm=True,
+        # The rows are tokens and labels already, none longer than max_length.
+        max_length=job.model.max_seq_length,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        packing=False,
+        remove_unused_columns=False,
+    )
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=data.samples, processing_class=tokenizer)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def run(trainer: Any, reporter: StepReporter, resume_from: Path | None) -> bool:
+    """Train; False when a signal ended it early. `MachineError` when the GPU's memory runs out."""
+    trainer.add_callback(reporter)
+    with stop_on_signal() as request:
+        trainer.add_callback(request)
+        try:
+            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        except torch.OutOfMemoryError as error:
+            raise MachineError(
+                f"the GPU's memory ran out while training: {str(error).splitlines()[0]}",
+                "Lower training.per_device_train_batch_size (and raise gradient_accumulation_steps), or "
+                "model.max_seq_length, or take gate_proj, up_proj and down_proj out of lora.target_modules.",
+            ) from None
+    return request.signal is None

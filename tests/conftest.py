@@ -1,0 +1,64 @@
+"""Set up once for all tests: no network, caches of their own, Unsloth imported before transformers on the CPU."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gptoss_ft import runtime, tiny
+
+_CACHE = tempfile.mkdtemp(prefix="gptoss_ft_tests_")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ["GPTOSS_FT_CACHE"] = _CACHE
+os.environ["HF_HOME"] = f"{_CACHE}/huggingface"
+os.environ["HF_HUB_OFFLINE"] = "1"
+for _variable in ("HF_TOKEN", "WANDB_API_KEY", "PUSH_TO_HUB", "GPTOSS_FT_OUTPUT_ROOT"):
+    os.environ.pop(_variable, None)
+DEVICE = runtime.find_device("cpu")
+runtime.import_unsloth(DEVICE)
+
+
+@pytest.fixture(scope="session")
+def device() -> runtime.Device:
+    return DEVICE
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt_oss() -> Path:
+    return tiny.materialize("tiny/gpt-oss", runtime.cache_folder())
+
+
+@pytest.fixture(scope="session")
+def tiny_llama() -> Path:
+    return tiny.materialize("tiny/llama", runtime.cache_folder())
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer_folder() -> Path:
+    """The real gpt-oss tokenizer, in the folder that GPTOSS_FT_TOKENIZER_DIR names."""
+    folder = os.environ.get("GPTOSS_FT_TOKENIZER_DIR")
+    if not folder:
+        pytest.skip("GPTOSS_FT_TOKENIZER_DIR is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def samples_folder() -> Path:
+    """Sample rows in the published data sets' schemas, in the folder that GPTOSS_FT_SAMPLES_DIR names."""
+    folder = os.environ.get("GPTOSS_FT_SAMPLES_DIR")
+    if not folder:
+        pytest.skip("GPTOSS_FT_SAMPLES_DIR is not set")
+    return Path(folder)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Where everything is there that a test could want, a skipped test is a failed one."""
+    report = yield
+    if report.skipped and os.environ.get("GPTOSS_FT_NO_SKIP") == "1":
+        report.outcome = "failed"
+    return report
