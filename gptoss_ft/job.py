@@ -14,9 +14,9 @@ from gptoss_ft.errors import Interrupted
 from gptoss_ft.reporting import manifest, narration
 from gptoss_ft.reporting.console import LIBRARIES_LOG, make_console, quiet_libraries
 from gptoss_ft.reporting.memory_report import make_memory_report, reserved_gib, write_memory_report
-from gptoss_ft.reporting.output_folder import open_folder
+from gptoss_ft.reporting.output_folder import open_folder, refuse_other_data
 from gptoss_ft.reporting.step_log import StepLog
-from gptoss_ft.runtime import direct_wandb, find_device, import_unsloth, prepare_environment
+from gptoss_ft.runtime import direct_wandb, find_device, import_unsloth, prepare_environment, release_cached_memory
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ def train(loaded: LoadedConfig, restart: bool = False) -> RunResult:
         # These import transformers, trl and peft, which Unsloth must come before.
         from gptoss_ft.data.prepare import make_renderer, prepare
         from gptoss_ft.data.tokenizer import load_tokenizer
-        from gptoss_ft.model.loading import check_length, fetch, load_base, resolve_repository
-        from gptoss_ft.model.lora import adapter_facts, attach, load_existing
+        from gptoss_ft.model.building import build_model
+        from gptoss_ft.model.loading import find_repository
+        from gptoss_ft.model.lora import adapter_facts
         from gptoss_ft.publishing.adapter import save_final_model
         from gptoss_ft.publishing.hub import push, push_target
         from gptoss_ft.training.callbacks import StepReporter
@@ -53,18 +54,13 @@ def train(loaded: LoadedConfig, restart: bool = False) -> RunResult:
         from gptoss_ft.training.trainer import build_trainer, run
 
         repo_id = push_target(job)
-        repository = resolve_repository(job.model)
-        check_length(job.model, repository)
+        repository = find_repository(job.model)
         tokenizer = load_tokenizer(repository, job.model.revision, job.model.chat_template)
-        renderer = make_renderer(tokenizer, job)
-        data = prepare(job.dataset, source, renderer, job.model.max_seq_length)
-        narration.show_data(console, data, job)
+        data = prepare(job.dataset, source, make_renderer(tokenizer, job), job.model.max_seq_length)
+        refuse_other_data(output, data.fingerprint)
+        narration.show_data(console, data)
 
-        fetch(job.model, repository, console)
-        base = load_base(job.model, repository, device, job.training)
-        model = attach(base, job.lora, device, job.training)
-        if job.model.adapter is not None:
-            load_existing(model, job.model.adapter)
+        model = build_model(job, repository, device, console)
         facts = adapter_facts(model)
         narration.show_model(console, job, repository, model, facts)
 
@@ -73,15 +69,18 @@ def train(loaded: LoadedConfig, restart: bool = False) -> RunResult:
         direct_wandb(output.path, job.tracking.project)
         trainer = build_trainer(model, tokenizer, data, job, output.path, trackers(job), run_name(job))
         narration.show_training(console, trainer, job, trackers(job))
-        reporter = StepReporter(StepLog(output, console), device)
+        reporter = StepReporter(StepLog(output, console), device, output.path)
+        release_cached_memory(device)
         before, started = reserved_gib(device), time.monotonic()
         if not run(trainer, reporter, output.resume_from):
             manifest.write_manifest(output.path, record, "interrupted")
             done = f"{trainer.state.global_step} of {trainer.state.max_steps} steps"
             raise Interrupted(f"interrupted after {done}, the state is saved", "The same command continues.")
-        memory = make_memory_report(device, before, time.monotonic() - started)
-        write_memory_report(output.path, memory)
+        seconds = time.monotonic() - started
+        release_cached_memory(device)
         final = save_final_model(model, tokenizer, output.path)
+        memory = make_memory_report(device, before, seconds)
+        write_memory_report(output.path, memory)
         manifest.write_manifest(output.path, record, "finished", result=trainer.state.log_history[-1])
     narration.show_end(console, memory, device, output.path)
     if repo_id is not None:

@@ -8,7 +8,6 @@ from transformers import PreTrainedTokenizerBase
 from gptoss_ft.data.conversation import Message, Record, Text
 from gptoss_ft.data.rendering import IGNORED, Piece, Sample, TrainOn, encode, split_by_answer
 
-
 CONTROL_TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|endoftext|>")
 
 

@@ -3,8 +3,9 @@
 Unsloth and transformers are imported inside functions: `runtime.import_unsloth` must have run before.
 """
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,18 @@ from gptoss_ft.hub_errors import explained
 from gptoss_ft.runtime import Device, cache_folder
 
 
-def resolve_repository(config: ModelSection) -> str:
-    """The hub id or folder that is really loaded for `model.name`.
+def find_repository(config: ModelSection) -> str:
+    """The hub id or folder that is really loaded for `model.name`, known to take samples of `max_seq_length`.
 
     Unsloth maps the names of published models to its own uploads of them: quantized beforehand for 4-bit, or
     without a gate for 16-bit. `SettingError` when a pinned revision would be one of the other repository.
     """
+    repository = _resolve(config)
+    _check_length(config, repository)
+    return repository
+
+
+def _resolve(config: ModelSection) -> str:
     from unsloth.models.mapper import FLOAT_TO_INT_MAPPER, INT_TO_FLOAT_MAPPER, MAP_TO_UNSLOTH_16bit
 
     if tiny.is_tiny(config.name):
@@ -47,8 +54,8 @@ def resolve_repository(config: ModelSection) -> str:
     return str(mapped)
 
 
-def check_length(config: ModelSection, repository: str) -> None:
-    """Raise `SettingError` when `max_seq_length` is more than the model's own limit, read from its config.json."""
+def _check_length(config: ModelSection, repository: str) -> None:
+    """The model's own limit stands in its config.json."""
     with explained(repository, "model.name"):
         try:
             model_config = AutoConfig.from_pretrained(repository, revision=config.revision, trust_remote_code=False)
@@ -70,7 +77,8 @@ def fetch(config: ModelSection, repository: str, console: Console) -> None:
     if Path(repository).is_dir():
         return
     console.print(f"  fetching {repository} (what the cache holds already is not downloaded again)")
-    with explained(repository, "model.name"):
+    # The bar is for the person before the screen, who waits for 12 GB.
+    with explained(repository, "model.name"), redirect_stderr(sys.__stderr__):
         # Folders of a repository hold copies in other formats (gpt-oss: original/ and metal/, 27 GB).
         snapshot_download(
             repository,

@@ -33,7 +33,7 @@ def show_start(console: Console, device: Device, output: OutputFolder) -> None:
     show_section(console, "machine", values)
 
 
-def show_data(console: Console, data: "TokenizedDataset", job: JobConfig) -> None:
+def show_data(console: Console, data: "TokenizedDataset") -> None:
     tally = data.tally
     share = 100 * tally.trained_tokens / tally.tokens
     values: dict[str, object] = {

@@ -13,6 +13,7 @@ from gptoss_ft.runtime import output_root
 
 CHECKPOINT = "checkpoint-"
 FINAL_MODEL = "final_model"
+CURE = "Pass --restart to keep it aside and train again, or set training.output_dir to another folder."
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,17 @@ def open_folder(job: JobConfig, restart: bool) -> OutputFolder:
     return OutputFolder(path, _newest_checkpoint(path))
 
 
+def refuse_other_data(output: OutputFolder, fingerprint: str) -> None:
+    """Raise `OutputError` when the run that this one goes on from saw other tokens, whatever their source's name."""
+    manifest = read_manifest(output.path) if output.resume_from else None
+    if manifest is not None and manifest.get("data", {}).get("sha256") != fingerprint:
+        raise OutputError(
+            f"{output.path} holds an unfinished job; the rows changed since it began",
+            CURE,
+            "dataset.path",
+        )
+
+
 def _free_name(path: Path) -> Path:
     number = 1
     while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
@@ -67,13 +79,12 @@ def _refuse_foreign(path: Path, job: JobConfig) -> None:
     if manifest is None:
         _refuse_strange(path)
         return
-    cure = "Pass --restart to keep it aside and train again, or set training.output_dir to another folder."
     if manifest.get("status") == "finished":
-        raise OutputError(f"{path} holds a finished job of {manifest.get('updated')}", cure, "training.output_dir")
+        raise OutputError(f"{path} holds a finished job of {manifest.get('updated')}", CURE, "training.output_dir")
     changed = changed_keys(manifest.get("config", {}), job.model_dump(mode="json"))
     if changed:
         raise OutputError(
-            f"{path} holds an unfinished job whose config differs in {', '.join(changed)}", cure, "training.output_dir"
+            f"{path} holds an unfinished job whose config differs in {', '.join(changed)}", CURE, "training.output_dir"
         )
 
 

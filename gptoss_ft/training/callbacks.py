@@ -12,14 +12,15 @@ from gptoss_ft.reporting.files import follow_umask
 from gptoss_ft.reporting.memory_report import peak_gib
 from gptoss_ft.reporting.output_folder import CHECKPOINT
 from gptoss_ft.reporting.step_log import StepLog, StepRecord
-from gptoss_ft.runtime import Device
+from gptoss_ft.runtime import Device, release_cached_memory
 
 
 class StepReporter(TrainerCallback):
     """Turns the trainer's logs into `StepRecord`s."""
 
-    def __init__(self, log: StepLog, device: Device) -> None:
+    def __init__(self, log: StepLog, device: Device, folder: Path) -> None:
         self._log = log
+        self._folder = folder
         self._device = device
         self._started = self._last_time = 0.0
         self._last_tokens = self._first_step = 0
@@ -32,8 +33,13 @@ class StepReporter(TrainerCallback):
         self._last_tokens = state.num_input_tokens_seen
         self._first_step = state.global_step
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if control.should_save:
+            release_cached_memory(self._device)
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        follow_umask(Path(args.output_dir) / f"{CHECKPOINT}{state.global_step}")
+        release_cached_memory(self._device)
+        follow_umask(self._folder / f"{CHECKPOINT}{state.global_step}")
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         logs: dict[str, float] = kwargs["logs"]

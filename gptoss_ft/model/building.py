@@ -1,0 +1,20 @@
+"""The model that is trained: the base model with its adapters on."""
+
+from typing import Any
+
+from rich.console import Console
+
+from gptoss_ft.config import JobConfig
+from gptoss_ft.model.loading import fetch, load_base
+from gptoss_ft.model.lora import attach, load_existing
+from gptoss_ft.runtime import Device
+
+
+def build_model(job: JobConfig, repository: str, device: Device, console: Console) -> Any:
+    """Fetch and load `repository`, put adapters on it, and load `model.adapter` into them where one is named."""
+    fetch(job.model, repository, console)
+    base = load_base(job.model, repository, device, job.training)
+    model = attach(base, job.lora, device, job.training)
+    if job.model.adapter is not None:
+        load_existing(model, job.model.adapter)
+    return model

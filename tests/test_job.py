@@ -1,0 +1,251 @@
+"""The whole job on the tiny model, in this process."""
+
+import json
+import os
+import re
+import signal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+from gptoss_ft import job
+from gptoss_ft.config import LoadedConfig, load_job_config
+from gptoss_ft.errors import DataError, Interrupted, NotFiniteError, OutputError, SettingError
+from gptoss_ft.job import RunResult
+from gptoss_ft.training import trainer as trainer_room
+
+SMALL = """
+model: {name: tiny/gpt-oss, max_seq_length: 256, load_in_4bit: false, dtype: float32, device: cpu}
+dataset: {path: tiny/multilingual-thinking, max_samples: 24}
+training: {max_steps: 4, per_device_train_batch_size: 2, gradient_accumulation_steps: 2, learning_rate: 5e-3,
+           warmup_steps: 1, optim: adamw_torch_fused, save_steps: 2, output_dir: run}
+tracking: {report_to: none}
+"""
+
+Run = Callable[..., RunResult]
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LoadedConfig]:
+    """Load the small job with overrides; its output goes to tmp_path/outputs."""
+    monkeypatch.chdir(tmp_path)
+    Path("job.yaml").write_text(SMALL)
+    return lambda *overrides: load_job_config(Path("job.yaml"), overrides)
+
+
+@pytest.fixture
+def run(load: Callable[..., LoadedConfig]) -> Run:
+    return lambda *overrides, restart=False: job.train(load(*overrides), restart)
+
+
+def test_a_run_leaves_what_the_readme_promises(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    previous = os.umask(0o027)
+    try:
+        result = run()
+    finally:
+        os.umask(previous)
+    folder = Path("outputs/run")
+    assert result.folder == folder
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.yaml", "outputs"]
+    assert {path.name for path in folder.iterdir()} >= {
+        "checkpoint-2", "checkpoint-4", "final_model", "libraries.log", "log.jsonl", "manifest.json",
+        "memory_report.json",
+    }  # fmt: skip
+    modes = {str(path): stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()}
+    assert {path for path, mode in modes.items() if mode != 0o640} == set()
+
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    assert result.losses == [record["loss"] for record in records]
+    assert records[0]["steps"] == 4
+    assert records[-1]["seconds_left"] == 0
+    assert all(record["tokens_per_second"] > 0 and record["gib"] > 0 for record in records)
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+    assert manifest["config"]["training"]["learning_rate"] == 5e-3
+    assert manifest["data"]["rows"] == manifest["data"]["samples"] == 24
+    assert manifest["model"]["trainable"] == 27_648
+    assert manifest["versions"]["unsloth"] == "2026.10.9"
+    assert len(manifest["code"]["lock_sha256"]) == 64
+
+    memory = json.loads((folder / "memory_report.json").read_text())
+    assert 0 < memory["before_training_gib"] <= memory["peak_gib"] < memory["total_gib"]
+    assert memory["peak_percent"] == pytest.approx(100 * memory["peak_gib"] / memory["total_gib"], abs=0.05)
+
+    said = capsys.readouterr().out
+    assert re.search(r"trainable +27,648 \(9.45 %\), 20,480 of them in experts", said)
+    assert "Unsloth" not in said
+    assert "==((====))==" not in said
+
+
+def test_final_model_is_the_trained_adapter_with_the_models_own_template(run: Run, tiny_gpt_oss: Path) -> None:
+    final = run().final_model
+    base = AutoModelForCausalLM.from_pretrained(tiny_gpt_oss, dtype=torch.float32)
+    ids = torch.arange(1, 40)[None]
+    with torch.no_grad():
+        plain = base(ids).logits
+        adapted = PeftModel.from_pretrained(base, final).eval()(ids).logits
+    assert (adapted - plain).abs().max() > 0.1
+    assert (final / "chat_template.jinja").read_bytes() == (tiny_gpt_oss / "chat_template.jinja").read_bytes()
+    assert (final / "tokenizer.json").read_bytes() == (tiny_gpt_oss / "tokenizer.json").read_bytes()
+    text = "Ünïcode <|end|> 한국어"
+    saved, own = (AutoTokenizer.from_pretrained(folder) for folder in (final, tiny_gpt_oss))
+    assert saved(text)["input_ids"] == own(text)["input_ids"]
+
+
+def test_the_loss_is_the_mean_over_the_trained_tokens(run: Run, load: Callable[..., LoadedConfig]) -> None:
+    """The first logged loss, derived once more with stock transformers: nothing but the labelled tokens counts."""
+    result = run("training.max_steps=1", "training.save_steps=100")
+    from gptoss_ft.data.prepare import make_renderer, prepare
+    from gptoss_ft.data.sources import open_source
+    from gptoss_ft.data.tokenizer import load_tokenizer
+    from gptoss_ft.model.loading import find_repository
+
+    config = load().job
+    repository = find_repository(config.model)
+    tokenizer = load_tokenizer(repository, None, None)
+    data = prepare(config.dataset, open_source(config.dataset), make_renderer(tokenizer, config), 256)
+    model = AutoModelForCausalLM.from_pretrained(repository, dtype=torch.float32).eval()
+    torch.manual_seed(config.training.seed)
+    # The sampler's order: transformers seeds a RandomSampler's generator with the run's seed.
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(config.training.seed)).tolist()[:4]
+    total, count = 0.0, 0
+    for index in order:
+        row = data.samples[index]
+        with torch.no_grad():
+            logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
+        labels = torch.tensor(row["labels"])[1:]
+        total += torch.nn.functional.cross_entropy(logits, labels, reduction="sum", ignore_index=-100).item()
+        count += int((labels != -100).sum())
+    assert result.losses[0] == pytest.approx(total / count, rel=1e-4)
+
+
+def test_a_finished_job_is_not_overwritten_and_restart_keeps_it_aside(run: Run) -> None:
+    run("training.max_steps=1")
+    before = Path("outputs/run/manifest.json").read_bytes()
+    with pytest.raises(OutputError, match="outputs/run holds a finished job"):
+        run("training.max_steps=1")
+    assert Path("outputs/run/manifest.json").read_bytes() == before
+    run("training.max_steps=1", restart=True)
+    assert Path("outputs/run.old-1/manifest.json").read_bytes() == before
+    assert json.loads(Path("outputs/run/manifest.json").read_text())["status"] == "finished"
+
+
+def test_a_folder_that_is_not_a_jobs_is_left_alone(run: Run) -> None:
+    Path("outputs/run").mkdir(parents=True)
+    Path("outputs/run/thesis.tex").write_text("x")
+    with pytest.raises(OutputError, match=r"not empty and holds no manifest.json: thesis.tex"):
+        run()
+    assert [path.name for path in Path("outputs/run").iterdir()] == ["thesis.tex"]
+
+
+class SignalAt(TrainerCallback):
+    """Sends this process a signal while step `step` is being computed."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: object, state: object, control: object, **kwargs: object) -> None:
+        if getattr(state, "global_step", None) == self.step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def interrupted_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was told to stop during its third step of four."""
+    build = trainer_room.build_trainer
+
+    def build_and_interrupt(*args: object) -> object:
+        trainer = build(*args)  # type: ignore[arg-type]  # handed through as they came
+        trainer.add_callback(SignalAt(3))
+        return trainer
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="after 3 of 4 steps, the state is saved"):
+        patched.setattr(trainer_room, "build_trainer", build_and_interrupt)
+        run()
+    assert json.loads(Path("outputs/run/manifest.json").read_text())["status"] == "interrupted"
+
+
+def test_the_same_command_continues_after_an_interruption(run: Run, interrupted_run: None) -> None:
+    first = Path("outputs/run/log.jsonl").read_text().splitlines()
+    assert len(first) == 3
+    run()
+    records = [json.loads(line) for line in Path("outputs/run/log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    continued = records[3]["loss"]
+    run(restart=True)
+    uninterrupted = json.loads(Path("outputs/run/log.jsonl").read_text().splitlines()[3])["loss"]
+    assert continued == pytest.approx(uninterrupted, rel=1e-5)
+
+
+def test_an_unfinished_job_of_another_config_is_not_continued(run: Run, interrupted_run: None) -> None:
+    with pytest.raises(OutputError, match=r"unfinished job whose config differs in training.learning_rate"):
+        run("training.learning_rate=1e-3")
+
+
+def test_an_unfinished_job_on_changed_rows_is_not_continued(
+    load: Callable[..., LoadedConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(answer: str) -> None:
+        messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": answer}]
+        Path("rows.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+
+    build = trainer_room.build_trainer
+    rows("Hello")
+    loaded = load("dataset.path=rows.jsonl")
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(
+            trainer_room, "build_trainer", lambda *args: [t := build(*args), t.add_callback(SignalAt(1))][0]
+        )
+        job.train(loaded)
+    rows("Good day")
+    with pytest.raises(OutputError, match="the rows changed since it began"):
+        job.train(loaded)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = trainer_room.build_trainer
+
+    def poison(model: torch.nn.Module, *args: object) -> object:
+        next(p for p in model.parameters() if p.requires_grad).data.fill_(float("inf"))
+        return build(model, *args)  # type: ignore[arg-type]  # handed through as they came
+
+    monkeypatch.setattr(trainer_room, "build_trainer", poison)
+    with pytest.raises(NotFiniteError, match="step 1: loss is nan"):
+        run()
+
+
+def test_training_goes_on_from_an_existing_adapter(run: Run) -> None:
+    first = run("training.max_steps=4")
+    second = run(f"model.adapter={first.final_model}", "training.max_steps=1", "training.output_dir=second")
+    fresh = run("training.max_steps=1", "training.output_dir=fresh")
+    assert second.losses[0] < fresh.losses[0] - 0.1
+
+
+def test_an_adapter_of_another_shape_is_refused(run: Run) -> None:
+    first = run("training.max_steps=1")
+    with pytest.raises(DataError, match=r"does not fit: \d+ of \d+ tensors differ in name or shape"):
+        run(f"model.adapter={first.final_model}", "lora.r=4", "training.output_dir=second")
+
+
+def test_a_sample_longer_than_the_model_is_a_mistake_in_the_config(run: Run) -> None:
+    with pytest.raises(SettingError, match="read 100000, but tiny/gpt-oss takes at most 4096 tokens") as caught:
+        run("model.max_seq_length=100000")
+    assert caught.value.key == "model.max_seq_length"
+
+
+def test_epochs_end_a_run_too(run: Run) -> None:
+    result = run("training.max_steps=", "training.num_train_epochs=2", "dataset.max_samples=8")
+    assert len(result.losses) == 4
+
+
+def test_llama_is_trained_by_the_same_code(run: Run) -> None:
+    result = run("model.name=tiny/llama", "dataset.path=tiny/finetome")
+    assert len(result.losses) == 4
+    assert result.losses[-1] < result.losses[0]
