@@ -7,13 +7,14 @@
 ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
 FROM ${BASE_IMAGE}
 
-# gcc, libc6-dev and python3-dev: Triton compiles a C stub for every kernel when it is first used.
+# gcc, g++, libc6-dev and python3-dev: Triton compiles a C stub for every kernel when it is first used, and
+# torch.compile some C++ for what it leaves on the CPU.
 # tini: as PID 1 it passes TERM and INT on and reaps the data loader's children, also where nobody says --init.
 # Versions are not pinned: a distribution's mirror keeps only its newest, so a pin would break the build.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-        ca-certificates gcc libc6-dev python3 python3-dev python3-venv tini \
+        ca-certificates g++ gcc libc6-dev python3 python3-dev python3-venv tini \
     && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log
 
 # The three mount points belong to the image's own user, so that named volumes work too.

@@ -55,7 +55,8 @@ def errors_shown(source: ConfigSource | None = None) -> Iterator[None]:
         raise KeyboardInterrupt
 
     # Before and after training, where the trainer's own handling is not yet or no longer in force.
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
     try:
         yield
     except JobError as error:

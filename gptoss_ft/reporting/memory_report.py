@@ -13,12 +13,14 @@ from gptoss_ft.runtime import GIB, Device, peak_resident_gib
 @dataclass(frozen=True)
 class MemoryReport:
     """GiB and percent of the device's memory. On a GPU what the CUDA allocator reserved; on a CPU the peak
-    resident memory of the process, of which the part before training is its peak until then."""
+    resident memory of the process, of which the part before training is its peak until then. `peak_allocated` is
+    the part of the peak that tensors took."""
 
     device: str
     total_gib: float
     before_training_gib: float
     peak_gib: float
+    peak_allocated_gib: float
     training_gib: float
     before_training_percent: float
     peak_percent: float
@@ -45,6 +47,15 @@ def peak_gib(device: Device) -> float:
     return torch.cuda.max_memory_reserved() / GIB
 
 
+def peak_allocated_gib(device: Device) -> float:
+    """The most that tensors took at once: what is missing to the peak is the allocator's own reserve."""
+    if device.kind == "cpu":
+        return peak_resident_gib()
+    import torch
+
+    return torch.cuda.max_memory_allocated() / GIB
+
+
 def make_memory_report(device: Device, before_gib: float, seconds: float) -> MemoryReport:
     peak = peak_gib(device)
     training = peak - before_gib
@@ -57,6 +68,7 @@ def make_memory_report(device: Device, before_gib: float, seconds: float) -> Mem
         total_gib=round(device.total_gib, 3),
         before_training_gib=round(before_gib, 3),
         peak_gib=round(peak, 3),
+        peak_allocated_gib=round(peak_allocated_gib(device), 3),
         training_gib=round(training, 3),
         before_training_percent=percent(before_gib),
         peak_percent=percent(peak),

@@ -48,7 +48,7 @@ def open_folder(job: JobConfig, restart: bool) -> OutputFolder:
     except OSError as error:
         raise OutputError(
             f"the output folder {path} cannot be made: {error.strerror}",
-            "Make its parent writable, or set GPTOSS_FT_OUTPUT_ROOT or training.output_dir to another place.",
+            "Make its parent writable, or name another place: OUTPUT_ROOT for train.sh, or training.output_dir.",
             key="training.output_dir",
         ) from None
     return OutputFolder(path, _newest_checkpoint(path))

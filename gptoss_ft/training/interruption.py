@@ -1,6 +1,7 @@
 """Signals while training: the first ends the run at the next step, state saved; the second at once."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -8,7 +9,10 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A login that ends (HUP) is a reason to save the state, too.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# `timeout` and some schedulers send a signal to the process and to its group: the same one twice at once.
+SAME_SIGNAL_SECONDS = 1.0
 
 
 class StopRequest(TrainerCallback):
@@ -16,6 +20,7 @@ class StopRequest(TrainerCallback):
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.since = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         if self.signal is not None:
@@ -26,13 +31,14 @@ class StopRequest(TrainerCallback):
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Handle SIGTERM and SIGINT for as long as this lasts."""
+    """Handle `SIGNALS` for as long as this lasts."""
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.signal is not None:
+        if request.signal is None:
+            request.signal, request.since = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - request.since > SAME_SIGNAL_SECONDS:
             raise KeyboardInterrupt
-        request.signal = signal.Signals(number)
 
     previous = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
