@@ -1,9 +1,10 @@
 """The hub's and the network's exceptions, as one sentence with a cure."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gptoss_ft.errors import DataError, HubError, JobError
+from gptoss_ft.errors import DataError, HubError, JobError, MachineError
 
 
 @contextmanager
@@ -37,62 +38,44 @@ def _chain(error: BaseException) -> list[BaseException]:
     link: BaseException | None = error
     while link is not None and link not in chain:
         chain.append(link)
-        link = link.__cause__ or link.__context__
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return chain
 
 
 def _explain_one(error: BaseException, name: str, key: str) -> JobError | None:
-    import httpx
-    import requests
-    from datasets import exceptions as datasets_errors
+    return _refused(error, name, key) or _unreachable(error, name, key) or _unusable(error, name, key)
+
+
+def _refused(error: BaseException, name: str, key: str) -> JobError | None:
+    """The hub answered, but not with what was asked for."""
+    from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import errors as hub
 
-    if isinstance(error, hub.GatedRepoError):
+    # datasets 4.8 raises `from None`: only the words tell what the hub said.
+    words = str(error) if isinstance(error, DatasetNotFoundError) else ""
+    if isinstance(error, hub.GatedRepoError) or "is a gated dataset" in words:
+        page = f"datasets/{name}" if key.startswith("dataset.") else name
         return HubError(
             f"{name} is gated: access was not granted with the token in use",
-            f"Accept its terms on https://huggingface.co/{name}, then set HF_TOKEN to a token of that account.",
+            f"Accept its terms on https://huggingface.co/{page}, then set HF_TOKEN to a token of that account.",
             key,
         )
-    if isinstance(error, hub.RevisionNotFoundError):
+    if isinstance(error, hub.RevisionNotFoundError) or words.startswith("Revision "):
         return HubError(f"{name} has no such revision", "Check the revision, or leave it null.", key)
-    if isinstance(error, hub.RepositoryNotFoundError):
+    if isinstance(error, hub.RepositoryNotFoundError | DatasetNotFoundError):
         return HubError(
             f"{name} is not on the hub, or is private",
             "Check the name; for a private repository set HF_TOKEN to a token that can read it.",
             key,
         )
-    if isinstance(error, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled):
-        return HubError(
-            f"{name} is not in the local cache and the hub cannot be reached",
-            "Check the network and HF_HUB_OFFLINE, or download it once with a network.",
-            key,
-        )
+    if isinstance(error, hub.EntryNotFoundError) and not isinstance(error, hub.LocalEntryNotFoundError):
+        return _lacks_files(error, name, key)
     if isinstance(error, hub.HfHubHTTPError):
-        return _explain_http(error, name, key)
-    if isinstance(error, datasets_errors.DataFilesNotFoundError | hub.EntryNotFoundError):
-        return DataError(f"{name} holds none of the files that are needed: {_first_line(error)}", key=key)
-    if isinstance(error, datasets_errors.DatasetNotFoundError):
-        return HubError(f"{_first_line(error)}", "Check the name; for a private data set set HF_TOKEN.", key)
-    network = (httpx.TransportError, requests.ConnectionError, requests.Timeout, ConnectionError, TimeoutError)
-    if isinstance(error, network):
-        return HubError(
-            f"the hub cannot be reached for {name}",
-            "Check the network, the proxy (https_proxy) and HF_ENDPOINT; with all in the cache, set HF_HUB_OFFLINE=1.",
-            key,
-        )
-    is_wrong_name = isinstance(error, ValueError) and any(
-        words in str(error) for words in ("BuilderConfig", "Unknown split", "Bad split", "Config name is missing")
-    )
-    if is_wrong_name:
-        return DataError(f"{name}: {' '.join(str(error).split())}", "Check dataset.name and dataset.split.", key)
-    if isinstance(error, OSError) and "valid model identifier" in str(error):
-        return HubError(f"{name} is neither a folder here nor a model on the hub", "Check the name.", key)
+        return _explain_http(error.response.status_code, name, key)
     return None
 
 
-def _explain_http(error: Exception, name: str, key: str) -> JobError:
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
+def _explain_http(status: int, name: str, key: str) -> JobError:
     if status == 401:
         return HubError(f"the hub refused the token for {name} (401)", "Set HF_TOKEN to a valid token.", key)
     if status == 403:
@@ -100,5 +83,80 @@ def _explain_http(error: Exception, name: str, key: str) -> JobError:
     return HubError(f"the hub answered {status} for {name}", "Try again in a while.", key)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
+def _unreachable(error: BaseException, name: str, key: str) -> JobError | None:
+    """There was no answer, or none that is the hub's."""
+    import httpx
+    import requests
+    from huggingface_hub import errors as hub
+
+    # datasets makes a ConnectionError with the name of the hub's exception in brackets.
+    is_offline = isinstance(error, ConnectionError) and "OfflineModeIsEnabled" in str(error)
+    if is_offline or isinstance(error, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled):
+        return HubError(
+            f"{name} is not in the local cache and the hub cannot be reached",
+            "Check the network and HF_HUB_OFFLINE, or download it once with a network.",
+            key,
+        )
+    network = (
+        httpx.RequestError,
+        httpx.InvalidURL,
+        hub.XetDownloadError,
+        requests.ConnectionError,
+        requests.Timeout,
+        ConnectionError,
+        TimeoutError,
+    )
+    if isinstance(error, network):
+        return HubError(
+            f"the hub cannot be reached for {name}",
+            "Check the network, the proxy (https_proxy) and HF_ENDPOINT; with all in the cache, set HF_HUB_OFFLINE=1.",
+            key,
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MachineError(
+            f"the disk is full: {name} cannot be stored ({error.filename or 'the hub cache'})",
+            "Make room, or set HF_HOME to a folder on a larger disk.",
+            key,
+        )
+    return None
+
+
+def _unusable(error: BaseException, name: str, key: str) -> JobError | None:
+    """The name is no name, or what stands behind it is not what is needed."""
+    import pyarrow as pa
+    from datasets.data_files import EmptyDatasetError
+    from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError
+    from huggingface_hub.errors import HFValidationError
+    from safetensors import SafetensorError
+
+    text = " ".join(str(error).split())
+    is_no_name = (
+        isinstance(error, HFValidationError)
+        or (isinstance(error, FileNotFoundError) and text.startswith("Couldn't find any data file at"))
+        or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG)
+    )
+    if is_no_name:
+        return DataError(
+            f"{name} is neither a file or folder here nor a name on the hub",
+            "Check the path, which starts from the current folder, or the name, as owner/name.",
+            key,
+        )
+    if isinstance(error, DataFilesNotFoundError | EmptyDatasetError):
+        return _lacks_files(error, name, key)
+    if isinstance(error, DatasetGenerationError | pa.ArrowException):
+        return DataError(f"{name} cannot be read: {text}", "Its files are broken or differ in their columns.", key)
+    if isinstance(error, SafetensorError):
+        return DataError(f"{name} holds a broken weights file: {text}", "Download or copy it again.", key)
+    if isinstance(error, OSError) and "is not a valid JSON file" in text:
+        return DataError(f"{name} holds a broken file: {text}", "Download or copy it again.", key)
+    if isinstance(error, OSError) and text.startswith("Error no file named"):
+        return _lacks_files(error, name, key)
+    wrong_names = ("BuilderConfig", "Unknown split", "Bad split", "Config name is missing")
+    if isinstance(error, ValueError) and any(words in text for words in wrong_names):
+        return DataError(f"{name}: {text}", "Check dataset.name and dataset.split.", key)
+    return None
+
+
+def _lacks_files(error: BaseException, name: str, key: str) -> JobError:
+    first_line = str(error).strip().partition("\n")[0]
+    return DataError(f"{name} holds none of the files that are needed: {first_line}", "Check the name.", key)

@@ -68,8 +68,8 @@ def _message(raw: object, number: int) -> Message:
     if not isinstance(raw, Mapping):
         raise RowError(f"message {number} is {type(raw).__name__}, wanted an object with role and content")
     role_key, content_key = ("from", "value") if "from" in raw else ("role", "content")
-    role = raw.get(role_key)
-    if not isinstance(role, str) or role not in ROLES:
+    role = _string(raw.get(role_key), f"message {number}: {role_key}")
+    if role not in ROLES:
         raise RowError(f"message {number}: unknown role {role!r}; known are {', '.join(ROLES)}")
     content = _string(raw.get(content_key), f"message {number}: {content_key}")
     # Arrow fills a key that only some messages have with None, and data sets write '' for "no thinking".

@@ -103,7 +103,7 @@ def prepare(config: DatasetSection, source: RowSource, renderer: Renderer, max_s
     if not table.num_rows:
         raise DataError(
             f"{source.description}: no sample is left to train on ({_in_words(tally)})",
-            f"Raise model.max_seq_length: {tally.length_that_keeps(0.99)} keeps 99 % of the samples.",
+            _cure(tally, max_seq_length),
             key="dataset.path",
         )
     return TokenizedDataset(table, source, tally, digest.hexdigest())
@@ -111,6 +111,13 @@ def prepare(config: DatasetSection, source: RowSource, renderer: Renderer, max_s
 
 def _in_words(tally: Tally) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in tally.dropped.items())
+
+
+def _cure(tally: Tally, max_seq_length: int) -> str:
+    wanted = tally.length_that_keeps(0.99)
+    if wanted > max_seq_length:
+        return f"Raise model.max_seq_length: {wanted} keeps 99 % of the samples."
+    return "Rows in the model's own markup need an answer of the assistant, or dataset.train_on: everything."
 
 
 def _samples(

@@ -7,6 +7,7 @@ nothing is copied into a cache.
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -39,7 +40,8 @@ def open_source(config: DatasetSection) -> RowSource:
     if tiny.is_tiny(config.path):
         source = _local(config, tiny.materialize(config.path, cache_folder()))
     elif _is_local(config.path):
-        source = _local(config, Path(config.path))
+        # os.path.expanduser leaves ~name as it is where there is no such user; pathlib's raises.
+        source = _local(config, Path(os.path.expanduser(config.path)))
     else:
         source = _hub(config)
     return _limited(source, config.max_samples)
@@ -57,7 +59,8 @@ def _limited(source: RowSource, count: int | None) -> RowSource:
 
 
 def _is_local(path: str) -> bool:
-    return path.startswith(("/", ".", "~")) or Path(path).exists() or Path(path).suffix in READERS
+    # os.path.exists, because pathlib's raises for a name that is too long to be one.
+    return path.startswith(("/", ".", "~")) or Path(path).suffix in READERS or os.path.exists(path)
 
 
 def _hub(config: DatasetSection) -> RowSource:
@@ -77,8 +80,10 @@ def _hub(config: DatasetSection) -> RowSource:
 
 
 def _local(config: DatasetSection, path: Path) -> RowSource:
-    path = path.expanduser()
-    files = _files(path, config.split)
+    try:
+        files = _files(path, config.split)
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
     def rows() -> Iterator[Row]:
         return chain.from_iterable(READERS[file.suffix](file) for file in files)
@@ -119,8 +124,11 @@ def _files(path: Path, split: str) -> list[Path]:
 def _hash(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        try:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise _unreadable(file, error) from None
     return digest.hexdigest()
 
 
@@ -189,6 +197,9 @@ def _parse(text: str, file: Path, first_line: int) -> Any:
         raise DataError(f"{place}: not JSON: {error.msg}", key="dataset.path") from None
     except RecursionError:
         raise DataError(f"{file}:{first_line}: nested too deep", key="dataset.path") from None
+    except ValueError as error:
+        # Python reads no integer of more than 4,300 digits.
+        raise DataError(f"{file}:{first_line}: {error}", key="dataset.path") from None
 
 
 def _object(item: Any, file: Path, place: str) -> Row:
@@ -210,7 +221,7 @@ def _read_csv(file: Path) -> Iterator[Row]:
         _text(file)
         raise
     except csv.Error as error:
-        raise DataError(f"{file}: not CSV: {error}", key="dataset.path") from None
+        raise DataError(f"{file}:{reader.reader.line_num}: not CSV: {error}", key="dataset.path") from None
     except OSError as error:
         raise _unreadable(file, error) from None
 
@@ -223,10 +234,14 @@ def _read_parquet(file: Path) -> Iterator[Row]:
         with pq.ParquetFile(file) as table:
             for batch in table.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"{file}: not Parquet: {error}", key="dataset.path") from None
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error}", key="dataset.path") from None
+    except (pa.ArrowException, UnicodeDecodeError, OverflowError, OSError) as error:
+        # Arrow raises OSError for damaged content too, then without a number of the system's.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise _unreadable(file, error) from None
+        # Text that is not UTF-8, and dates beyond the year 9999, fail when they become Python's.
+        of_value = isinstance(error, UnicodeDecodeError | OverflowError)
+        what = "holds a value that cannot be read" if of_value else "not Parquet"
+        raise DataError(f"{file}: {what}: {str(error).strip()}", key="dataset.path") from None
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

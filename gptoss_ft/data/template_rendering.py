@@ -71,9 +71,15 @@ class TemplateRenderer:
                 add_generation_prompt=prompt,
                 **self._template_arguments,
             )
-        except jinja2.TemplateError as error:
+        except jinja2.TemplateSyntaxError as error:
+            raise DataError(
+                f"the chat template is not valid Jinja, line {error.lineno}: {error.message}", key="model.chat_template"
+            ) from None
+        except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # What Python raises while it computes a template's expressions comes through Jinja as it is.
             raise RowError(f"the model's chat template refuses it: {error}") from None
-        if any(message.thinking is not None and message.thinking not in str(text) for message in messages):
+        # Templates may strip it (Qwen 3's does).
+        if any(message.thinking is not None and message.thinking.strip() not in str(text) for message in messages):
             raise RowError("has thinking, which the model's chat template leaves out")
         return encode(self.tokenizer, str(text), live=True)
 
@@ -123,7 +129,14 @@ class TemplateRenderer:
         asked, prompt = self._template(question, prompt=False), self._template(question, prompt=True)
         whole = self._template(answered, prompt=False)
         end = self._after_end_of_turn(whole, len(prompt), len(whole))
-        return prompt[len(asked) :], whole[end - 1]
+        opening = prompt[len(asked) :]
+        if not opening:
+            raise DataError(
+                "the chat template has no generation prompt, so that answers in text cannot be told from questions",
+                "Set dataset.train_on: everything, or name another template in model.chat_template.",
+                key="dataset.train_on",
+            )
+        return opening, whole[end - 1]
 
 
 def _as_template_message(message: Message) -> dict[str, str]:

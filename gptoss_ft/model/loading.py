@@ -32,6 +32,7 @@ def find_repository(config: ModelSection) -> str:
 
 
 def _resolve(config: ModelSection) -> str:
+    from unsloth.models.loader_utils import BAD_MAPPINGS
     from unsloth.models.mapper import FLOAT_TO_INT_MAPPER, INT_TO_FLOAT_MAPPER, MAP_TO_UNSLOTH_16bit
 
     if tiny.is_tiny(config.name):
@@ -42,6 +43,7 @@ def _resolve(config: ModelSection) -> str:
         mapped = None if name.endswith("-bnb-4bit") else FLOAT_TO_INT_MAPPER.get(name)
     else:
         mapped = INT_TO_FLOAT_MAPPER.get(name) or MAP_TO_UNSLOTH_16bit.get(name)
+    mapped = BAD_MAPPINGS.get((mapped or name).lower(), mapped)
     if mapped is None or mapped.lower() == name:
         return config.name
     if config.revision is not None:
@@ -119,6 +121,10 @@ def load_base(config: ModelSection, repository: str, device: Device, training: T
                 "Use load_in_4bit: true, or a GPU with more memory.",
                 key="model.name",
             ) from None
+        except RuntimeError:
+            # transformers raises for a weight of another shape, with words that name neither it nor the file.
+            _refuse_missing(repository, reports)
+            raise
     _refuse_missing(repository, reports)
     return model
 
