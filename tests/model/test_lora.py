@@ -57,7 +57,7 @@ def test_a_parameter_that_the_model_lacks_is_refused(tiny_gpt_oss: Path, device:
 
 
 def test_dropout_on_fused_experts_is_refused(tiny_gpt_oss: Path, device: Device) -> None:
-    with pytest.raises(SettingError, match="read 0.1, but experts held as one parameter") as caught:
+    with pytest.raises(SettingError, match=r"read 0\.1, but experts held as one parameter") as caught:
         adapted(tiny_gpt_oss, device, dropout=0.1)
     assert caught.value.key == "lora.dropout"
 
