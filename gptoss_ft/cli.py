@@ -56,7 +56,9 @@ def errors_shown(source: ConfigSource | None = None) -> Iterator[None]:
 
     # Before and after training, where the trainer's own handling is not yet or no longer in force.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+        # `nohup` has HUP ignored, and means it.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, interrupt)
     try:
         yield
     except JobError as error:
@@ -70,12 +72,18 @@ def errors_shown(source: ConfigSource | None = None) -> Iterator[None]:
 
 def _show(error: JobError, source: ConfigSource | None) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    place = f"{source.place(error.key)}: {error.key}: " if source is not None and error.key else ""
+    place = _place(error, source) if source is not None and error.key else ""
     label = "stopped" if isinstance(error, Interrupted) else "error"
     console.print(f"[bold red]{label}:[/] ", end="")
     console.print(f"{place}{error.message}", markup=False)
     if error.cure:
         console.print(error.cure, markup=False, style="dim")
+
+
+def _place(error: JobError, source: ConfigSource) -> str:
+    place = source.place(error.key)
+    # An override's place names its key already.
+    return f"{place}: " if place == f"--set {error.key}" else f"{place}: {error.key}: "
 
 
 def main() -> None:

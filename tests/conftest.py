@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 
 from gptoss_ft import runtime, tiny
 
+# Started in the background, a shell's child ignores INT, and under `nohup` HUP: tests send both.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 _CACHE = tempfile.mkdtemp(prefix="gptoss_ft_tests_")
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ["GPTOSS_FT_CACHE"] = _CACHE

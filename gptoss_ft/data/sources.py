@@ -151,7 +151,9 @@ def _not_utf8(file: Path, content: bytes, offset: int) -> DataError:
 
 
 def _unreadable(file: Path, error: OSError) -> DataError:
-    return DataError(f"{file} cannot be read: {error.strerror}", key="dataset.path")
+    # Not the error's own words: Arrow's repeat the path and the number.
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return DataError(f"{file} cannot be read: {reason}", key="dataset.path")
 
 
 def _read_jsonl(file: Path) -> Iterator[Row]:

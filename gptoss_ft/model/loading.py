@@ -37,6 +37,8 @@ def _resolve(config: ModelSection) -> str:
 
     if tiny.is_tiny(config.name):
         return str(tiny.materialize(config.name, cache_folder()))
+    if config.name.startswith("~"):
+        return str(Path(config.name).expanduser())
     name = config.name.lower()
     if config.load_in_4bit:
         # A name that says it is quantized is taken at its word.
@@ -61,9 +63,11 @@ def _check_length(config: ModelSection, repository: str) -> None:
     with explained(repository, "model.name"):
         try:
             model_config = AutoConfig.from_pretrained(repository, revision=config.revision, trust_remote_code=False)
-        except ValueError as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # A config.json of another kind of model, or of none.
+            reason = str(error).partition("\n")[0]
             raise DataError(
-                f"{repository} is not a model that transformers knows: {str(error).splitlines()[0]}", key="model.name"
+                f"{repository} is not a model that transformers knows: {reason}", key="model.name"
             ) from None
     limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and config.max_seq_length > limit:

@@ -1,5 +1,6 @@
 """LoRA adapters on the base model, and proof that they are where the config asked for them."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def load_existing(model: Any, name: str) -> None:
     from peft.utils import get_peft_model_state_dict
 
     with explained(name, "model.adapter"):
-        weights = load_peft_weights(name, device="cpu")
+        weights = load_peft_weights(os.path.expanduser(name), device="cpu")
     own = get_peft_model_state_dict(model)
     different = sorted(
         key for key in weights.keys() | own.keys()

@@ -40,15 +40,16 @@ def open_folder(job: JobConfig, restart: bool) -> OutputFolder:
     finished job's or nobody's we know is an `OutputError`, and is left as it is.
     """
     path = folder_of(job)
-    if restart and path.exists():
-        path.rename(_free_name(path))
-    _refuse_foreign(path, job)
     try:
+        if restart and path.exists():
+            path.rename(_free_name(path))
+        _refuse_foreign(path, job)
         path.mkdir(parents=True, exist_ok=True)
+        (path / LIBRARIES_LOG).touch()
     except OSError as error:
         raise OutputError(
-            f"the output folder {path} cannot be made: {error.strerror}",
-            "Make its parent writable, or name another place: OUTPUT_ROOT for train.sh, or training.output_dir.",
+            f"the output folder {path} cannot be written: {error.strerror}",
+            "Make it and its parent writable, or name another place: OUTPUT_ROOT for train.sh, or training.output_dir.",
             key="training.output_dir",
         ) from None
     return OutputFolder(path, _newest_checkpoint(path))

@@ -33,13 +33,6 @@ class StepReporter(TrainerCallback):
         self._last_tokens = state.num_input_tokens_seen
         self._first_step = state.global_step
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        # The first step makes the optimizer's state, which stays: packed close, it leaves the rest in one piece.
-        if state.global_step == self._first_step:
-            release_cached_memory(self._device)
-
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if control.should_save:
             release_cached_memory(self._device)

@@ -31,7 +31,7 @@ class StopRequest(TrainerCallback):
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Handle `SIGNALS` for as long as this lasts."""
+    """Handle `SIGNALS` for as long as this lasts; one that was ignored before (`nohup`) still is."""
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -40,7 +40,8 @@ def stop_on_signal() -> Iterator[StopRequest]:
         elif time.monotonic() - request.since > SAME_SIGNAL_SECONDS:
             raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, handle) for number in SIGNALS}
+    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handle) for number in heeded}
     try:
         yield request
     finally:

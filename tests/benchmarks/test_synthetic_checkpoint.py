@@ -289,10 +289,10 @@ def test_check_refuses_an_untrained_or_broken_adapter(broken):
 def test_check_finds_tensors_that_were_not_loaded():
     saved = {"m.q_proj.lora_A.weight": torch.ones(2), "m.q_proj.lora_B.weight": torch.full((2,), 0.1)}
     loaded = {
-        "m.q_proj.lora_A.default.weight": torch.ones(2),
-        "m.q_proj.lora_B.default.weight": torch.full((2,), 0.1).bfloat16(),
+        "m.q_proj.lora_A.weight": torch.ones(2),
+        "m.q_proj.lora_B.weight": torch.full((2,), 0.1).bfloat16(),
     }
     assert check_final_model.unequal_tensors(saved, loaded) == []
-    loaded["m.q_proj.lora_B.default.weight"] = torch.zeros(2)
+    loaded["m.q_proj.lora_B.weight"] = torch.zeros(2)
     assert check_final_model.unequal_tensors(saved, loaded) == ["m.q_proj.lora_B.weight"]
     assert check_final_model.unequal_tensors(saved, {}) == list(saved)
