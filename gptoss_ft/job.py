@@ -33,9 +33,9 @@ def train(loaded: LoadedConfig, restart: bool = False) -> RunResult:
     job, console = loaded.job, make_console()
     narration.show_config(console, loaded)
     prepare_environment()
+    device = find_device(job.model.device)
     source = open_source(job.dataset)
     check_columns(job.dataset, source.columns)
-    device = find_device(job.model.device)
     output = open_folder(job, restart)
     narration.show_start(console, device, output)
 

@@ -21,6 +21,7 @@ def show_config(console: Console, loaded: LoadedConfig) -> None:
     console.print(f"[bold]gptoss_ft {gptoss_ft.__version__}[/]  {loaded.source.path}")
     for section, values in loaded.job.model_dump().items():
         show_section(console, section, values)
+    console.print("[dim]looking for the device, the data and the libraries[/]")
 
 
 def show_start(console: Console, device: Device, output: OutputFolder) -> None:
