@@ -3,7 +3,7 @@
 #
 #   bash train.sh [COMMAND] [--config FILE] [--set KEY=VALUE ...] [--restart]
 #   bash train.sh --local --config configs/smoke.yaml
-#   bash train.sh generate ...              any command of train.py; the default is train
+#   bash train.sh COMMAND ...               any command of train.py; the default is train
 #
 # The default config is config.yaml of the current folder, else the project's. `--help` shows this; for the
 # commands: bash train.sh --local train --help.

@@ -32,12 +32,13 @@ touch "$marker"
 sleep 1 # file times are compared with the marker's
 stage train 400 python3 "$code/train.py" --config "$code/config.yaml" \
     --set model.name="$model" --set dataset.path="$rows" "$@"
-strays=$(find / -xdev -type f -newer "$marker" \
-    -not -path '/proc/*' -not -path '/sys/*' -not -path "$output/*" -not -path "$GPTOSS_FT_CACHE/*" 2>/dev/null || true)
-job=$(find "$output" -name memory_report.json -printf '%h\n')
+strays=$(find "$work/started-from" "$HOME" "$code" /tmp /var/tmp -xdev -type f -newer "$marker" \
+    -not -path "$output/*" -not -path "$GPTOSS_FT_CACHE/*" 2>/dev/null || true)
 printf '== files outside the output and cache folders: %s\n' "${strays:-none}"
+job=$(find "$output" -name memory_report.json -printf '%h\n')
 (cd "$job" && find . -maxdepth 2 -printf '%M %10s %p\n' | sort -k3)
-stage reload 200 python3 "$code/benchmarks/check_final_model.py" "$job/final_model" || true
+stage reload 200 python3 "$code/benchmarks/check_final_model.py" "$job/final_model"
 printf '== losses: '
 python3 -c "import json; print(*(round(json.loads(line)['loss'], 3) for line in open('$job/log.jsonl')))"
 cat "$job/memory_report.json"
+[[ -z $strays ]] # the last line's status: a run leaves nothing behind

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from gptoss_ft.config import ConfigSource, load_job_config, write_reference
-from gptoss_ft.errors import Interrupted, JobError
+from gptoss_ft.errors import Interrupted, JobError, MachineError, is_disk_full
 
 app = typer.Typer(
     help="One YAML file in, a fine-tuned gpt-oss out.",
@@ -64,6 +64,13 @@ def errors_shown(source: ConfigSource | None = None) -> Iterator[None]:
     except JobError as error:
         _show(error, source)
         raise typer.Exit(error.exit_code) from None
+    except Exception as error:
+        # Every file that a run writes can be the one that does not fit.
+        if not is_disk_full(error):
+            raise
+        full = MachineError("no space is left on the disk", "Make space; the same command continues.")
+        _show(full, None)
+        raise typer.Exit(full.exit_code) from None
     except KeyboardInterrupt:
         stop = Interrupted("stopped at once; steps since the last checkpoint are lost", "The same command continues.")
         _show(stop, None)

@@ -5,6 +5,7 @@ traceback, and ends the program with the code of its kind. Anything else is a de
 traceback and ends with `ExitCode.DEFECT`.
 """
 
+import errno
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
@@ -89,6 +90,12 @@ class HubError(JobError):
     """The hub refused, a token is missing or wrong, or there is no network."""
 
     exit_code = ExitCode.HUB
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a library's exception means that a write did not fit; safetensors and torch say so in words alone."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error) or "Disk quota exceeded" in str(error)
 
 
 class NotFiniteError(JobError):

@@ -25,6 +25,7 @@ from gptoss_ft.errors import MachineError
 GIB = 1024**3
 # The CUDA 13.0 build of torch needs a driver of this branch or newer.
 OLDEST_DRIVER = 580
+OLDEST_CAPABILITY = (7, 5)
 
 DeviceKind = Literal["cuda", "cpu"]
 
@@ -65,6 +66,8 @@ def prepare_environment() -> None:
     fixed = {
         # Its statistics call asks 8.8.8.8 and then the hub for repositories that no config names.
         "UNSLOTH_DISABLE_STATISTICS": "1",
+        # Batches are padded: what Unsloth would lay end to end for some models only changes how they are computed.
+        "UNSLOTH_DISABLE_AUTO_PADDING_FREE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "0" if sys.stderr.isatty() else "1",
         "WANDB_SILENT": "true",
@@ -105,6 +108,12 @@ def _gpu() -> Device:
     import torch
 
     properties = torch.cuda.get_device_properties(0)
+    if (properties.major, properties.minor) < OLDEST_CAPABILITY:
+        raise MachineError(
+            f"{properties.name} has compute capability {properties.major}.{properties.minor}; the CUDA 13.0 build of "
+            f"torch needs {'.'.join(map(str, OLDEST_CAPABILITY))} or newer",
+            key="model.device",
+        )
     return Device(
         kind="cuda",
         name=properties.name,
@@ -152,8 +161,8 @@ def _why_no_gpu() -> str:
 
 
 def import_unsloth(device: Device) -> ModuleType:
-    """Import Unsloth, which must come before transformers, trl and peft; tell it of a CPU."""
-    prepare_environment()
+    """Import Unsloth, which must come before transformers, trl and peft; tell it of a CPU. After
+    `prepare_environment`."""
     if device.kind == "cpu":
         # Also where a GPU is there but not wanted.
         os.environ["UNSLOTH_FORCE_CPU"] = "1"
@@ -225,9 +234,10 @@ def hub_user() -> str | None:
     return os.environ.get("HF_USER") or None
 
 
-def push_allowed() -> bool:
-    """PUSH_TO_HUB=false keeps a job that would be pushed at home."""
-    return os.environ.get("PUSH_TO_HUB", "true").lower() not in ("false", "0", "no", "off")
+def push_wanted(configured: bool) -> bool:
+    """`hub.push`, unless PUSH_TO_HUB says otherwise."""
+    said = os.environ.get("PUSH_TO_HUB", "").lower()
+    return configured if not said else said not in ("false", "0", "no", "off")
 
 
 def direct_wandb(folder: Path, project: str) -> None:

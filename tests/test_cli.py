@@ -279,7 +279,7 @@ def test_a_chat_template_that_cannot_be_read(train: Run) -> None:
 
 def test_an_output_root_that_cannot_be_written(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("taken").write_text("a file", encoding="utf-8")
-    for root, reason in (("taken", "Not a directory"), ("/proc/nope", "No such file or directory")):
+    for root, reason in (("taken", "File exists"), ("/proc/nope", "No such file or directory")):
         monkeypatch.setenv("GPTOSS_FT_OUTPUT_ROOT", root)
         train().begins(
             ExitCode.DATA,

@@ -13,11 +13,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from gptoss_ft import job
+from gptoss_ft import finetuning, job
 from gptoss_ft.config import LoadedConfig, load_job_config
 from gptoss_ft.errors import DataError, Interrupted, NotFiniteError, OutputError, SettingError
 from gptoss_ft.job import RunResult
-from gptoss_ft.training import trainer as trainer_room
+from gptoss_ft.reporting.output_folder import claimed_folder
 
 SMALL = """
 model: {name: tiny/gpt-oss, max_seq_length: 256, load_in_4bit: false, dtype: float32, device: cpu}
@@ -159,7 +159,7 @@ class SignalAt(TrainerCallback):
 @pytest.fixture
 def interrupted_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that was told to stop during its third step of four."""
-    build = trainer_room.build_trainer
+    build = finetuning.build_trainer
 
     def build_and_interrupt(*args: object) -> object:
         trainer = build(*args)  # type: ignore[arg-type]  # handed through as they came
@@ -167,7 +167,7 @@ def interrupted_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         return trainer
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted, match="after 3 of 4 steps, the state is saved"):
-        patched.setattr(trainer_room, "build_trainer", build_and_interrupt)
+        patched.setattr(finetuning, "build_trainer", build_and_interrupt)
         run()
     assert json.loads(Path("outputs/run/manifest.json").read_text())["status"] == "interrupted"
 
@@ -196,13 +196,11 @@ def test_an_unfinished_job_on_changed_rows_is_not_continued(
         messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": answer}]
         Path("rows.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
 
-    build = trainer_room.build_trainer
+    build = finetuning.build_trainer
     rows("Hello")
     loaded = load("dataset.path=rows.jsonl")
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(
-            trainer_room, "build_trainer", lambda *args: [t := build(*args), t.add_callback(SignalAt(1))][0]
-        )
+        patched.setattr(finetuning, "build_trainer", lambda *args: [t := build(*args), t.add_callback(SignalAt(1))][0])
         job.train(loaded)
     rows("Good day")
     with pytest.raises(OutputError, match="the rows changed since it began"):
@@ -210,13 +208,13 @@ def test_an_unfinished_job_on_changed_rows_is_not_continued(
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = trainer_room.build_trainer
+    build = finetuning.build_trainer
 
     def poison(model: torch.nn.Module, *args: object) -> object:
         next(p for p in model.parameters() if p.requires_grad).data.fill_(float("inf"))
         return build(model, *args)  # type: ignore[arg-type]  # handed through as they came
 
-    monkeypatch.setattr(trainer_room, "build_trainer", poison)
+    monkeypatch.setattr(finetuning, "build_trainer", poison)
     with pytest.raises(NotFiniteError, match="step 1: loss is nan"):
         run()
 
@@ -231,7 +229,7 @@ def test_training_goes_on_from_an_existing_adapter(run: Run) -> None:
 def test_an_adapter_of_another_shape_is_refused(run: Run) -> None:
     first = run("training.max_steps=1")
     with pytest.raises(DataError, match=r"does not fit: \d+ of \d+ tensors differ in name or shape"):
-        run(f"model.adapter={first.final_model}", "lora.r=4", "training.output_dir=second")
+        run(f"model.adapter={first.final_model}", "lora.target_modules=[q_proj]", "training.output_dir=second")
 
 
 def test_a_sample_longer_than_the_model_is_a_mistake_in_the_config(run: Run) -> None:
@@ -249,3 +247,49 @@ def test_llama_is_trained_by_the_same_code(run: Run) -> None:
     result = run("model.name=tiny/llama", "dataset.path=tiny/finetome")
     assert len(result.losses) == 4
     assert result.losses[-1] < result.losses[0]
+
+
+def test_a_run_stopped_after_its_last_step_only_lacks_final_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Path:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(finetuning, "save_final_model", fail)
+        run()
+    before = Path("outputs/run/checkpoint-4/adapter_model.safetensors").read_bytes()
+    result = run()
+    assert sorted(path.name for path in Path("outputs/run").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    assert [json.loads(line)["step"] for line in Path("outputs/run/log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+    assert len(result.losses) == 4
+    assert (result.final_model / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_a_signal_in_the_last_step_does_not_interrupt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = finetuning.build_trainer
+    monkeypatch.setattr(finetuning, "build_trainer", lambda *args: [t := build(*args), t.add_callback(SignalAt(4))][0])
+    assert len(run().losses) == 4
+    assert json.loads(Path("outputs/run/manifest.json").read_text())["status"] == "finished"
+
+
+def test_the_last_step_is_logged_whatever_logging_steps_is(run: Run) -> None:
+    result = run("training.logging_steps=3", "training.save_steps=2")
+    records = [json.loads(line) for line in Path("outputs/run/log.jsonl").read_text().splitlines()]
+    # Those of logging_steps, those before a checkpoint, the last.
+    assert [record["step"] for record in records] == [2, 3, 4]
+    assert result.losses == [record["loss"] for record in records]
+
+
+def test_an_adapter_of_another_scale_is_refused(run: Run) -> None:
+    first = run("training.max_steps=1")
+    with pytest.raises(SettingError, match=r"read 64, but the adapter .* was trained with 16") as caught:
+        run(f"model.adapter={first.final_model}", "lora.alpha=64", "training.output_dir=second")
+    assert caught.value.key == "lora.alpha"
+
+
+def test_a_second_run_on_the_same_folder_is_refused_while_the_first_lives(load: Callable[..., LoadedConfig]) -> None:
+    claimed = load().job
+    refused = pytest.raises(OutputError, match="another run is writing to")
+    with claimed_folder(claimed, restart=False), refused, claimed_folder(claimed, restart=True):
+        pass
+    with claimed_folder(claimed, restart=False) as output:
+        assert output.resume_from is None

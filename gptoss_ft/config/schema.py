@@ -127,7 +127,7 @@ class DatasetSection(Section):
     )
     reasoning_effort: Literal["low", "medium", "high"] = Field(
         default="medium",
-        description="Reasoning effort stated in the system prompt, where the row states none.",
+        description="Reasoning effort stated in the system prompt.",
     )
     prompt_date: PromptDate = Field(
         default="2025-06-01",
@@ -244,7 +244,10 @@ class HubSection(Section):
         description="Repository on the hub, as owner/name; null: HF_USER (or the token's account) / output_dir-lora.",
     )
     private: bool = Field(default=True, description="Make the repository private when it is created.")
-    push: bool = Field(default=False, description="Push the finished adapter at the end of the run; needs HF_TOKEN.")
+    push: bool = Field(
+        default=False,
+        description="Push the finished adapter at the end; PUSH_TO_HUB=true or false overrules it.",
+    )
 
 
 class JobConfig(BaseModel):

@@ -45,15 +45,6 @@ class ConfigSource:
                 return f"{self.path}:{mark.line}:{mark.column}{note}"
         return f"{self.path} (default)"
 
-    def error(self, key: str, message: str, cure: str = "") -> ConfigError:
-        """The ConfigError of a value that a later room found wrong: a length beyond the model's own, say."""
-        return ConfigError([_problem(self.place(key), key, message)], cure)
-
-
-def _problem(place: str, key: str, message: str) -> Problem:
-    """`config.yaml:12:19: lora.r: message`, but `--set lora.r: message`, which names its key already."""
-    return Problem(place, f"{shown_text(key)}: {message}" if key and place != f"--set {key}" else message)
-
 
 @dataclass(frozen=True)
 class LoadedConfig:

@@ -73,11 +73,13 @@ def _message(raw: object, number: int) -> Message:
         raise RowError(f"message {number}: unknown role {role!r}; known are {', '.join(ROLES)}")
     content = _string(raw.get(content_key), f"message {number}: {content_key}")
     # Arrow fills a key that only some messages have with None, and data sets write '' for "no thinking".
-    thinking = raw.get("thinking") or None
+    thinking = raw.get("thinking") or raw.get("reasoning_content") or None
     if thinking is not None:
         thinking = _string(thinking, f"message {number}: thinking")
         if ROLES[role] != "assistant":
             raise RowError(f"message {number}: thinking belongs to the assistant, not to {role}")
+    if raw.get("tool_calls"):
+        raise RowError(f"message {number}: tool calls are not rendered yet")
     return Message(ROLES[role], content, thinking)
 
 

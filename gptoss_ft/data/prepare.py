@@ -71,7 +71,7 @@ def make_renderer(tokenizer: PreTrainedTokenizerBase, job: JobConfig) -> Rendere
     data = job.dataset
     if is_harmony(tokenizer) and job.model.chat_template is None:
         return HarmonyRenderer(tokenizer, data.reasoning_effort, data.prompt_date, data.train_on)
-    return TemplateRenderer(tokenizer, data.prompt_date, data.train_on)
+    return TemplateRenderer(tokenizer, data.prompt_date, data.train_on, data.reasoning_effort)
 
 
 def prepare(config: DatasetSection, source: RowSource, renderer: Renderer, max_seq_length: int) -> TokenizedDataset:
@@ -130,13 +130,13 @@ def _samples(
         except RowError as error:
             raise _bad_row(source, row_number, error) from None
         for sample in rendered:
-            tally.texts += sample.is_plain
             tally.lengths.append(len(sample.input_ids))
             if len(sample.input_ids) > max_seq_length:
                 tally.dropped[f"longer than {max_seq_length} tokens"] += 1
             elif not sample.trained_tokens:
                 tally.dropped["without a trained token"] += 1
             else:
+                tally.texts += sample.is_plain
                 tally.tokens += len(sample.input_ids)
                 tally.trained_tokens += sample.trained_tokens
                 yield sample

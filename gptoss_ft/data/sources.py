@@ -16,11 +16,14 @@ from typing import Any
 
 from gptoss_ft import tiny
 from gptoss_ft.config import DatasetSection
-from gptoss_ft.errors import DataError
+from gptoss_ft.data.adapters import FORMATS
+from gptoss_ft.errors import DataError, SettingError
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.runtime import cache_folder
 
 Row = dict[str, Any]
+# Files of a folder that are not for training.
+OTHER_SPLITS = ("test", "valid", "val", "dev", "eval")
 # csv's own limit of 128 KiB a field is less than a long text.
 csv.field_size_limit(2**31 - 1)
 
@@ -70,6 +73,8 @@ def _hub(config: DatasetSection) -> RowSource:
         table = load_dataset(config.path, config.name, split=config.split, revision=config.revision)
     if not table.num_rows:
         raise DataError(f"{config.path} has no rows in split {config.split}", key="dataset.split")
+    columns = FORMATS[config.format].columns(config, table.column_names)
+    table = table.select_columns(list(columns))  # the others need not be decoded (sound, pictures)
     names = [config.path, config.name, f"split {config.split}"]
     return RowSource(
         ", ".join(name for name in names if name),
@@ -80,6 +85,9 @@ def _hub(config: DatasetSection) -> RowSource:
 
 
 def _local(config: DatasetSection, path: Path) -> RowSource:
+    for key in ("name", "revision"):
+        if getattr(config, key) is not None:
+            raise SettingError(f"{path} is local and has no {key}", f"Leave dataset.{key} null.", f"dataset.{key}")
     try:
         files = _files(path, config.split)
     except OSError as error:
@@ -101,7 +109,8 @@ def _files(path: Path, split: str) -> list[Path]:
             raise DataError(f"{path} is not one of {known}", "Convert the file, or rename it.", key="dataset.path")
         files = [path]
     elif path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in READERS and file.is_file())
+        entries = sorted(file for file in path.iterdir() if file.suffix in READERS and file.is_file())
+        files = [file for file in entries if split != "train" or not file.stem.startswith(OTHER_SPLITS)]
         if not files:
             raise DataError(f"the folder {path} holds no file of {known}", key="dataset.path")
         of_split = [file for file in files if file.stem == split or file.stem.startswith((f"{split}-", f"{split}_"))]

@@ -24,6 +24,7 @@ class TemplateRenderer:
     tokenizer: PreTrainedTokenizerBase
     date: str | None
     train_on: TrainOn
+    effort: str = "medium"
 
     def render(self, record: Record) -> list[Sample]:
         if isinstance(record, Text):
@@ -86,10 +87,12 @@ class TemplateRenderer:
     @cached_property
     def _template_arguments(self) -> dict[str, Any]:
         # Llama's templates write today's date, under one of these names: a literal keeps the tokens the same.
+        # A template without reasoning effort ignores it.
+        arguments: dict[str, Any] = {"reasoning_effort": self.effort}
         if self.date is None:
-            return {}
+            return arguments | {"strftime_now": _refuse_today}
         day = Date.fromisoformat(self.date)
-        return {"date_string": day.strftime("%d %b %Y"), "strftime_now": day.strftime}
+        return arguments | {"date_string": day.strftime("%d %b %Y"), "strftime_now": day.strftime}
 
     def _render_text(self, text: str) -> Sample:
         ids = encode(self.tokenizer, text, live=True)
@@ -137,6 +140,14 @@ class TemplateRenderer:
                 key="dataset.train_on",
             )
         return opening, whole[end - 1]
+
+
+def _refuse_today(_: str) -> str:
+    raise DataError(
+        "the model's chat template states a date, and dataset.prompt_date names none",
+        "Set it to a literal date, so that the tokens do not change with the day.",
+        key="dataset.prompt_date",
+    )
 
 
 def _as_template_message(message: Message) -> dict[str, str]:

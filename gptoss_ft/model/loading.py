@@ -3,6 +3,7 @@
 Unsloth and transformers are imported inside functions: `runtime.import_unsloth` must have run before.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -11,13 +12,15 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from rich.console import Console
-from transformers import AutoConfig, PreTrainedModel, modeling_utils
+from transformers import AutoConfig, modeling_utils
 
 from gptoss_ft import tiny
 from gptoss_ft.config import ModelSection, TrainingSection
 from gptoss_ft.errors import DataError, MachineError, SettingError
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.runtime import Device, cache_folder
+
+TOO_SMALL = "Use model.load_in_4bit: true, or a GPU with more memory."
 
 
 def find_repository(config: ModelSection) -> str:
@@ -38,7 +41,7 @@ def _resolve(config: ModelSection) -> str:
     if tiny.is_tiny(config.name):
         return str(tiny.materialize(config.name, cache_folder()))
     if config.name.startswith("~"):
-        return str(Path(config.name).expanduser())
+        return os.path.expanduser(config.name)
     name = config.name.lower()
     if config.load_in_4bit:
         # A name that says it is quantized is taken at its word.
@@ -122,9 +125,18 @@ def load_base(config: ModelSection, repository: str, device: Device, training: T
         except torch.OutOfMemoryError as error:
             raise MachineError(
                 f"{device.name} has too little memory for {repository}: {str(error).splitlines()[0]}",
-                "Use load_in_4bit: true, or a GPU with more memory.",
+                TOO_SMALL,
                 key="model.name",
             ) from None
+        except (NotImplementedError, ValueError) as error:
+            if "dispatched on the CPU" in str(error):
+                raise MachineError(
+                    f"{device.name} has too little memory for {repository}", TOO_SMALL, "model.name"
+                ) from None
+            if isinstance(error, NotImplementedError):
+                reason = " ".join(str(error).split())
+                raise SettingError(f"Unsloth does not load this: {reason}", key="model.name") from None
+            raise
         except RuntimeError:
             # transformers raises for a weight of another shape, with words that name neither it nor the file.
             _refuse_missing(repository, reports)
@@ -184,8 +196,3 @@ def _refuse_missing(repository: str, reports: list[Any]) -> None:
             "Download it again, or name a checkpoint that is whole and of this layout.",
             key="model.name",
         )
-
-
-def weight_dtype(model: PreTrainedModel) -> str:
-    """The dtype that the model computes in, as `bfloat16`."""
-    return str(model.dtype).removeprefix("torch.")

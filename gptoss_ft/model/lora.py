@@ -1,12 +1,13 @@
 """LoRA adapters on the base model, and proof that they are where the config asked for them."""
 
 import os
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from peft import PeftConfig
 from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
 
 from gptoss_ft.config import LoraSection, TrainingSection
 from gptoss_ft.errors import DataError, SettingError
@@ -27,11 +28,13 @@ MLP_TARGETS = ("gate_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """Counts of parameters: all of the model's, the trainable ones, and those of them that belong to experts."""
+    """Counts of parameters: all of the model's, the trainable ones, and those of them that belong to experts; and
+    whether weights are held in 4 bits."""
 
     total: int
     trainable: int
     expert: int
+    in_4bit: bool
 
     @property
     def share(self) -> float:
@@ -68,10 +71,10 @@ def attach(model: Any, config: LoraSection, device: Device, training: TrainingSe
             random_state=training.seed,
             **options,
         )
-    except ValueError as error:
-        # PEFT's words for targets that the model does not have, and for combinations that it cannot do.
+    except (TypeError, ValueError) as error:
+        # PEFT's and Unsloth's words for targets that the model does not have, and for combinations that it cannot do.
         raise SettingError(
-            f"PEFT refuses the adapter: {' '.join(str(error).split())}",
+            f"the adapter is refused: {' '.join(str(error).split())}",
             "Check lora.target_modules, lora.target_parameters and the options beside them.",
             key="lora.target_modules",
         ) from None
@@ -91,16 +94,24 @@ def _fused_experts(model: Any, targets: Iterable[str]) -> list[str]:
 
 
 def _refuse_untouched(model: Any, config: LoraSection) -> None:
-    covered: Counter[str] = Counter()
+    covered: set[str] = set()
+    parameters: set[str] = set()
+    saved_whole: set[str] = set()
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
-            # gate_up_projs.5 is a module of a list; a fused parameter's wrapper knows the parameter's name.
-            parts = [part for part in name.split(".") if not part.isdigit() and part != "base_layer"]
-            covered[getattr(module, "parameter_name", parts[-1])] += 1
+            # A fused parameter's wrapper knows the parameter's name, and two on one module are nested.
+            path = [part for part in name.split(".") if part != "base_layer"]
+            if (parameter := getattr(module, "parameter_name", None)) is not None:
+                path.append(parameter)
+            parameters.add(".".join(path))
+            # gate_up_projs.5 is a module of a list.
+            covered.add(next(part for part in reversed(path) if not part.isdigit()))
+        elif isinstance(module, ModulesToSaveWrapper):
+            saved_whole.add(name.rpartition(".")[2])
     untouched = [
         target
         for target in config.target_modules
-        if not any(covered[name] for name in (target, *HELD_IN.get(target, ())))
+        if not any(name in covered for name in (target, *HELD_IN.get(target, ())))
     ]
     if untouched:
         raise SettingError(
@@ -110,9 +121,29 @@ def _refuse_untouched(model: Any, config: LoraSection) -> None:
             key="lora.target_modules",
         )
     for parameter in config.target_parameters or ():
-        if not covered[parameter.rpartition(".")[2]]:
+        if not any(f".{name}".endswith(f".{parameter}") for name in parameters):
             raise SettingError(
                 f"no adapter on {parameter}", "Name parameters that the model has.", key="lora.target_parameters"
+            )
+    for name in config.modules_to_save or ():
+        if name not in saved_whole:
+            raise SettingError(f"the model has no module {name} to save", key="lora.modules_to_save")
+
+
+def check_existing(name: str, config: LoraSection) -> None:
+    """Raise `SettingError` unless the adapter `name` was trained at the scale that the job would go on with."""
+    with explained(name, "model.adapter"):
+        theirs = PeftConfig.from_pretrained(os.path.expanduser(name))
+    settings = {
+        "lora.r": (theirs.r, config.r),
+        "lora.alpha": (theirs.lora_alpha, config.alpha),
+        "lora.use_rslora": (theirs.use_rslora, config.use_rslora),
+        "lora.use_dora": (theirs.use_dora, config.use_dora),
+    }
+    for key, (value, wanted) in settings.items():
+        if value != wanted:
+            raise SettingError(
+                f"read {wanted}, but the adapter {name} was trained with {value}", f"Set {key}: {value}.", key=key
             )
 
 
@@ -141,13 +172,15 @@ def load_existing(model: Any, name: str) -> None:
 def adapter_facts(model: Any) -> AdapterFacts:
     """Count parameters. 4-bit weights hold two to a byte: their true number is in the quantization state."""
     total = trainable = expert = 0
+    in_4bit = False
     for name, parameter in model.named_parameters():
         count = _true_size(parameter)
         total += count
+        in_4bit |= getattr(parameter, "quant_state", None) is not None
         if parameter.requires_grad:
             trainable += count
             expert += count if ".experts." in name else 0
-    return AdapterFacts(total, trainable, expert)
+    return AdapterFacts(total, trainable, expert, in_4bit)
 
 
 def _true_size(parameter: Any) -> int:

@@ -2,34 +2,41 @@
 
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
-
 from gptoss_ft.config import JobConfig
-from gptoss_ft.errors import HubError
+from gptoss_ft.errors import HubError, JobError
 from gptoss_ft.hub_errors import explained
-from gptoss_ft.runtime import hub_user, push_allowed
+from gptoss_ft.runtime import hub_user, push_wanted
 
 
 def push_target(job: JobConfig) -> str | None:
-    """The repository that the finished job goes to, None when it is not pushed. `HubError` without a token, so
-    that it is known before hours of training."""
-    if not job.hub.push or not push_allowed():
+    """The repository that the finished job goes to, made if need be; None when it is not pushed. `HubError` when the
+    token lacks or may not write, so that it is known before hours of training."""
+    from huggingface_hub import HfApi, get_token
+
+    if not push_wanted(job.hub.push):
         return None
     if get_token() is None:
         raise HubError("there is no token to push with", "Set HF_TOKEN, or hub.push: false.", "hub.push")
-    if job.hub.repo_id is not None:
-        return job.hub.repo_id
-    user = hub_user()
-    if user is None:
+    api, repo_id = HfApi(), job.hub.repo_id
+    if repo_id is None:
+        user = hub_user()
         with explained("the token's account", "hub.push"):
-            user = str(HfApi().whoami()["name"])
-    return f"{user}/{Path(job.training.output_dir).name}-lora"
-
-
-def push(folder: Path, repo_id: str, private: bool) -> str:
-    """Upload `folder` and return the repository's address."""
-    api = HfApi()
+            repo_id = f"{user or api.whoami()['name']}/{Path(job.training.output_dir).name}-lora"
     with explained(repo_id, "hub.repo_id"):
-        address = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload the fine-tuned adapter")
-    return str(address)
+        api.create_repo(repo_id, private=job.hub.private, exist_ok=True)
+    return repo_id
+
+
+def push(folder: Path, repo_id: str) -> str:
+    """Upload `folder` and return the commit's address. The folder stays whole when the upload fails."""
+    from huggingface_hub import HfApi
+
+    try:
+        with explained(repo_id, "hub.repo_id"):
+            commit = HfApi().upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message="Upload the fine-tuned adapter"
+            )
+    except JobError as error:
+        cure = f"The model is finished and kept; upload it with: hf upload {repo_id} {folder}"
+        raise HubError(f"{error.message}, so {folder} was not pushed", cure, error.key) from None
+    return str(commit.commit_url)

@@ -23,38 +23,43 @@ PACKAGES = (
 Status = Literal["running", "interrupted", "finished"]
 
 
-def new_manifest(job: JobConfig, device: Device, data: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of a job that is about to train."""
-    return {
-        "status": "running",
-        "started": _now(),
-        "config": job.model_dump(mode="json"),
-        "data": data,
-        "model": model,
-        "device": asdict(device),
-        "code": {
-            "gptoss_ft": gptoss_ft.__version__,
-            "commit": code_commit(),
-            "image": image_id(),
-            "lock_sha256": _lock_sha256(),
-        },
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
-    }
+class Manifest:
+    """The manifest of a job that trains: what does not change is gathered once, the status is written as it does."""
 
+    def __init__(
+        self, folder: Path, job: JobConfig, device: Device, data: dict[str, Any], model: dict[str, Any]
+    ) -> None:
+        self._folder = folder
+        self._facts = {
+            "started": _now(),
+            "config": job.model_dump(mode="json"),
+            "data": data,
+            "model": model,
+            "device": asdict(device),
+            "code": {
+                "gptoss_ft": gptoss_ft.__version__,
+                "commit": code_commit(),
+                "image": image_id(),
+                "lock_sha256": _lock_sha256(),
+            },
+            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        }
 
-def write_manifest(folder: Path, manifest: dict[str, Any], status: Status, **more: Any) -> None:
-    """Write the manifest with a new status, and what became known since (`result`)."""
-    content = {**manifest, "status": status, "updated": _now(), **more}
-    write_json(folder / NAME, content)
+    def write(self, status: Status, **more: Any) -> None:
+        """Write manifest.json with its status, and what became known since (`result`)."""
+        write_json(self._folder / NAME, {"status": status, "updated": _now(), **self._facts, **more})
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest in `folder`; None where there is none, or one that cannot be read."""
     try:
-        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
+    sections = content.get("config") if isinstance(content, dict) else None
+    if not isinstance(sections, dict) or not all(isinstance(keys, dict) for keys in sections.values()):
+        return None
+    return content
 
 
 def _lock_sha256() -> str | None:

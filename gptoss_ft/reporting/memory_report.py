@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gptoss_ft.reporting.files import write_json
-from gptoss_ft.runtime import GIB, Device, peak_resident_gib
+from gptoss_ft.runtime import GIB, Device, peak_resident_gib, release_cached_memory
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def reserved_gib(device: Device) -> float:
 
 
 def peak_gib(device: Device) -> float:
-    """The most that was in use so far."""
+    """The most that was in use since measuring started."""
     if device.kind == "cpu":
         return peak_resident_gib()
     import torch
@@ -56,9 +56,29 @@ def peak_allocated_gib(device: Device) -> float:
     return torch.cuda.max_memory_allocated() / GIB
 
 
-def make_memory_report(device: Device, before_gib: float, seconds: float) -> MemoryReport:
-    peak = peak_gib(device)
-    training = peak - before_gib
+@dataclass(frozen=True)
+class Baseline:
+    """Where memory stood before training, and its peak until then, in GiB."""
+
+    before_gib: float
+    peak_gib: float
+
+
+def start_measuring(device: Device) -> Baseline:
+    """Start a new peak, so that what loading took for a moment is not counted as training's."""
+    release_cached_memory(device)
+    baseline = Baseline(reserved_gib(device), peak_gib(device))
+    if device.kind == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    return baseline
+
+
+def make_memory_report(device: Device, baseline: Baseline, seconds: float) -> MemoryReport:
+    before = baseline.before_gib
+    training = peak_gib(device) - before
+    peak = max(baseline.peak_gib, peak_gib(device))
 
     def percent(gib: float) -> float:
         return round(100 * gib / device.total_gib, 2)
@@ -66,11 +86,11 @@ def make_memory_report(device: Device, before_gib: float, seconds: float) -> Mem
     return MemoryReport(
         device=device.name,
         total_gib=round(device.total_gib, 3),
-        before_training_gib=round(before_gib, 3),
+        before_training_gib=round(before, 3),
         peak_gib=round(peak, 3),
         peak_allocated_gib=round(peak_allocated_gib(device), 3),
         training_gib=round(training, 3),
-        before_training_percent=percent(before_gib),
+        before_training_percent=percent(before),
         peak_percent=percent(peak),
         training_percent=percent(training),
         run_seconds=round(seconds, 1),

@@ -9,8 +9,9 @@ import gptoss_ft
 from gptoss_ft.config import JobConfig, LoadedConfig
 from gptoss_ft.reporting.console import show_section
 from gptoss_ft.reporting.memory_report import MemoryReport, show_memory_report
-from gptoss_ft.reporting.output_folder import FINAL_MODEL, OutputFolder
+from gptoss_ft.reporting.output_folder import OutputFolder
 from gptoss_ft.runtime import Device
+from gptoss_ft.training.tracking import trackers
 
 if TYPE_CHECKING:  # these import transformers, which Unsloth must come before
     from gptoss_ft.data.prepare import TokenizedDataset
@@ -34,7 +35,7 @@ def show_start(console: Console, device: Device, output: OutputFolder) -> None:
     show_section(console, "machine", values)
 
 
-def show_data(console: Console, data: "TokenizedDataset") -> None:
+def show_data(console: Console, data: "TokenizedDataset", job: JobConfig) -> None:
     tally = data.tally
     share = 100 * tally.trained_tokens / tally.tokens
     values: dict[str, object] = {
@@ -48,7 +49,7 @@ def show_data(console: Console, data: "TokenizedDataset") -> None:
         values["plain text"] = f"{tally.texts:,} samples without a prompt: trained whole, with the end-of-text token"
     for reason, count in tally.dropped.items():
         values[f"dropped, {reason}"] = f"{count:,} samples"
-    if tally.dropped:
+    if tally.length_that_keeps(0.99) > job.model.max_seq_length:
         values["to keep 99 %"] = f"set model.max_seq_length to {tally.length_that_keeps(0.99)}"
     show_section(console, "data as the model sees it", values)
 
@@ -57,8 +58,7 @@ def show_model(console: Console, job: JobConfig, repository: str, model: Any, fa
     loaded = repository if repository == job.model.name else f"{repository}, which stands for {job.model.name}"
     values: dict[str, object] = {
         "loaded": loaded,
-        "computes in": str(model.dtype).removeprefix("torch."),
-        "weights": "4-bit" if job.model.load_in_4bit else "16-bit or more, as they are stored",
+        "weights": _weights(job, model, facts),
         "parameters": f"{facts.total:,}",
         "trainable": f"{facts.trainable:,} ({100 * facts.share:.2f} %), {facts.expert:,} of them in experts",
     }
@@ -67,8 +67,18 @@ def show_model(console: Console, job: JobConfig, repository: str, model: Any, fa
     show_section(console, "model as it is trained", values)
 
 
-def show_training(console: Console, trainer: Any, job: JobConfig, trackers: list[str]) -> None:
-    arguments = trainer.args
+def _weights(job: JobConfig, model: Any, facts: "AdapterFacts") -> str:
+    dtype = str(model.dtype).removeprefix("torch.")
+    if facts.in_4bit:
+        return f"4-bit, computed in {dtype}"
+    if job.model.load_in_4bit:
+        # A checkpoint that is quantized another way, or says that it is 16-bit.
+        return f"{dtype}: Unsloth does not load this checkpoint in 4 bits"
+    return dtype
+
+
+def show_training(console: Console, trainer: Any, job: JobConfig) -> None:
+    arguments, tracked = trainer.args, trackers(job)
     effective = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     wanted = job.training.optim
     optimizer = str(getattr(arguments.optim, "value", arguments.optim))
@@ -79,16 +89,17 @@ def show_training(console: Console, trainer: Any, job: JobConfig, trackers: list
         "optimizer": optimizer
         if optimizer == wanted
         else f"{optimizer}, in place of {wanted}, which this device does not have",
-        "tracked by": trackers or "log.jsonl alone",
+        "autocast": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "none",
+        "tracked by": tracked or "log.jsonl alone",
     }
-    if "wandb" in job.tracking.report_to and "wandb" not in trackers:
+    if "wandb" in job.tracking.report_to and "wandb" not in tracked:
         values["wandb"] = "off: WANDB_API_KEY is not set"
     show_section(console, "training", values)
 
 
-def show_end(console: Console, memory: MemoryReport, device: Device, folder: Path) -> None:
+def show_end(console: Console, memory: MemoryReport, device: Device, final_model: Path) -> None:
     show_memory_report(console, memory, device)
-    console.print(f"[bold green]done[/]: the adapter is in {folder / FINAL_MODEL}")
+    console.print(f"[bold green]done[/]: the adapter is in {final_model}")
 
 
 def show_pushed(console: Console, address: str) -> None:

@@ -1,9 +1,14 @@
 """Whose an output folder is: nobody's, this job's unfinished one, or one that must not be touched."""
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from gptoss_ft.config import JobConfig
 from gptoss_ft.errors import OutputError
@@ -13,6 +18,7 @@ from gptoss_ft.runtime import output_root
 
 CHECKPOINT = "checkpoint-"
 FINAL_MODEL = "final_model"
+TRAINER_STATE = "trainer_state.json"
 CURE = "Pass --restart to keep it aside and train again, or set training.output_dir to another folder."
 
 
@@ -28,18 +34,42 @@ class OutputFolder:
         """Optimizer steps that are done already."""
         return _step_of(self.resume_from) if self.resume_from else 0
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of the job's steps are done, and only final_model is missing."""
+        if self.resume_from is None:
+            return False
+        state = json.loads((self.resume_from / TRAINER_STATE).read_text(encoding="utf-8"))
+        return bool(state["global_step"] >= state["max_steps"])
+
 
 def folder_of(job: JobConfig) -> Path:
     return output_root() / job.training.output_dir
 
 
-def open_folder(job: JobConfig, restart: bool) -> OutputFolder:
-    """Make the job's folder or recognise it as this job's unfinished one.
+@contextmanager
+def claimed_folder(job: JobConfig, restart: bool) -> Iterator[OutputFolder]:
+    """The job's folder, made or recognised as this job's unfinished one, and no other run's for as long as this lasts.
 
     With `restart` a folder that is there is kept aside as NAME.old-N. Otherwise one that is another job's, a
     finished job's or nobody's we know is an `OutputError`, and is left as it is.
     """
     path = folder_of(job)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, mode=0o666)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise OutputError(
+            f"another run is writing to {path}", "Wait for it, or set training.output_dir.", key="training.output_dir"
+        ) from None
+    except OSError as error:
+        raise _not_writable(path, error) from None
+    with lock:
+        yield _open(path, job, restart)
+
+
+def _open(path: Path, job: JobConfig, restart: bool) -> OutputFolder:
     try:
         if restart and path.exists():
             path.rename(_free_name(path))
@@ -47,12 +77,16 @@ def open_folder(job: JobConfig, restart: bool) -> OutputFolder:
         path.mkdir(parents=True, exist_ok=True)
         (path / LIBRARIES_LOG).touch()
     except OSError as error:
-        raise OutputError(
-            f"the output folder {path} cannot be written: {error.strerror}",
-            "Make it and its parent writable, or name another place: OUTPUT_ROOT for train.sh, or training.output_dir.",
-            key="training.output_dir",
-        ) from None
+        raise _not_writable(path, error) from None
     return OutputFolder(path, _newest_checkpoint(path))
+
+
+def _not_writable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"the output folder {path} cannot be written: {error.strerror}",
+        "Make it and its parent writable, or name another place: OUTPUT_ROOT for train.sh, or training.output_dir.",
+        key="training.output_dir",
+    )
 
 
 def refuse_other_data(output: OutputFolder, fingerprint: str) -> None:
@@ -118,7 +152,8 @@ def _flatten(config: dict[str, Any]) -> dict[str, str]:
 
 def _newest_checkpoint(path: Path) -> Path | None:
     # The trainer writes its state last: without it the checkpoint is not whole.
-    whole = [entry for entry in path.glob(f"{CHECKPOINT}[0-9]*") if (entry / "trainer_state.json").is_file()]
+    entries = path.glob(f"{CHECKPOINT}*/{TRAINER_STATE}")
+    whole = [entry.parent for entry in entries if re.fullmatch(rf"{CHECKPOINT}\d+", entry.parent.name)]
     return max(whole, key=_step_of, default=None)
 
 

@@ -36,15 +36,17 @@ class StepLog:
         self._path = output.path / NAME
         self._console = console
         self._has_header = False
-        kept = []
+        self.records: list[StepRecord] = []
         if output.resume_step and self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= output.resume_step]
-        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            earlier = [StepRecord(**json.loads(line)) for line in lines]
+            self.records = [record for record in earlier if record.step <= output.resume_step]
+        self._path.write_text("".join(_line(record) for record in self.records), encoding="utf-8")
 
     def add(self, record: StepRecord) -> None:
+        self.records.append(record)
         with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(asdict(record)) + "\n")
+            stream.write(_line(record))
         if not self._has_header:
             self._console.print(
                 f"  [dim]{'step':>11}  {'loss':>8}  {'learning rate':>13}  {'grad norm':>9}  {'tokens/s':>9}  "
@@ -56,3 +58,7 @@ class StepLog:
             f"  {place:>11}  [bold]{record.loss:8.4f}[/]  {record.learning_rate:13.2e}  {record.grad_norm:9.3f}  "
             f"{record.tokens_per_second:9,.0f}  {record.gib:6.2f}  {duration(record.seconds_left)}"
         )
+
+
+def _line(record: StepRecord) -> str:
+    return json.dumps(asdict(record)) + "\n"

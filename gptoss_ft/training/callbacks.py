@@ -24,7 +24,6 @@ class StepReporter(TrainerCallback):
         self._device = device
         self._started = self._last_time = 0.0
         self._last_tokens = self._first_step = 0
-        self.losses: list[float] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -34,7 +33,10 @@ class StepReporter(TrainerCallback):
         self._first_step = state.global_step
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if control.should_save:
+        is_last = state.global_step >= state.max_steps
+        if control.should_save or is_last:
+            # Whatever `logging_steps` is: no number is saved that was not looked at (the trainer logs, then saves).
+            control.should_log = True
             release_cached_memory(self._device)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -46,7 +48,8 @@ class StepReporter(TrainerCallback):
         if "loss" not in logs:
             # The summary at the end of training.
             return
-        for name in ("loss", "grad_norm"):
+        # In float16 the loss scaler starts too high and skips the steps whose gradient overflows.
+        for name in ("loss",) if args.fp16 else ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
                 raise NotFiniteError(
                     f"step {state.global_step}: {name} is {logs[name]}",
@@ -68,5 +71,4 @@ class StepReporter(TrainerCallback):
             seconds_left=round(per_step * (state.max_steps - state.global_step), 1),
         )
         self._last_time, self._last_tokens = now, tokens
-        self.losses.append(record.loss)
         self._log.add(record)

@@ -15,6 +15,7 @@ from gptoss_ft.data.prepare import TokenizedDataset
 from gptoss_ft.errors import MachineError
 from gptoss_ft.training.callbacks import StepReporter
 from gptoss_ft.training.interruption import stop_on_signal
+from gptoss_ft.training.tracking import refused_by_tracker, run_name, trackers
 
 
 def build_trainer(
@@ -23,8 +24,6 @@ def build_trainer(
     data: TokenizedDataset,
     job: JobConfig,
     folder: Path,
-    report_to: list[str],
-    run_name: str,
 ) -> Any:
     """The trainer of this job; checkpoints go to `folder`/checkpoint-N."""
     training = job.training
@@ -53,8 +52,8 @@ def build_trainer(
         save_strategy="steps",
         save_steps=training.save_steps,
         save_total_limit=training.save_total_limit,
-        report_to=report_to or "none",
-        run_name=run_name,
+        report_to=trackers(job) or "none",
+        run_name=run_name(job),
         disable_tqdm=True,
         # The rows are tokens and labels already, none longer than max_length.
         max_length=job.model.max_seq_length,
@@ -68,9 +67,10 @@ def build_trainer(
 
 
 def run(trainer: Any, reporter: StepReporter, resume_from: Path | None) -> bool:
-    """Train; False when a signal ended it early. `MachineError` when the GPU's memory runs out."""
+    """Train; False when a signal ended it early. `MachineError` when the GPU's memory runs out, `HubError` when a
+    tracker refuses the run."""
     trainer.add_callback(reporter)
-    with stop_on_signal() as request:
+    with stop_on_signal() as request, refused_by_tracker():
         trainer.add_callback(request)
         try:
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
@@ -80,4 +80,4 @@ def run(trainer: Any, reporter: StepReporter, resume_from: Path | None) -> bool:
                 "Lower training.per_device_train_batch_size (and raise gradient_accumulation_steps), or "
                 "model.max_seq_length, or take gate_proj, up_proj and down_proj out of lora.target_modules.",
             ) from None
-    return request.signal is None
+    return request.signal is None or trainer.state.global_step >= trainer.state.max_steps

@@ -342,14 +342,6 @@ def test_places() -> None:
         source.place("lora.rank")
 
 
-def test_later_rooms_name_the_place() -> None:
-    source = load("model:\n  max_seq_length: 2048\n", "lora.r=4").source
-    error = source.error("model.max_seq_length", "read 2048; the model takes 1024", "Set 1024.")
-    assert str(error) == "config.yaml:2:19: model.max_seq_length: read 2048; the model takes 1024"
-    assert error.cure == "Set 1024."
-    assert str(source.error("lora.r", "too much")) == "--set lora.r: too much"
-
-
 # --- noise -----------------------------------------------------------------------------------------------
 
 SMALL = (

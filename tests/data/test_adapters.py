@@ -219,3 +219,16 @@ def test_a_new_format_takes_ten_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert format_.adapt(row, format_.columns(config, tuple(row))) == Conversation(
         (Message("user", "Add 1 and 2."), Message("assistant", "3"))
     )
+
+
+def test_tool_calls_are_not_lost_silently() -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    row = {"messages": [{"role": "user", "content": "Hi"}, call]}
+    with pytest.raises(RowError, match="message 2: tool calls are not rendered yet"):
+        FORMATS["sharegpt"].adapt(row, ("messages",))
+
+
+def test_reasoning_content_is_thinking() -> None:
+    answer = {"role": "assistant", "content": "4.", "reasoning_content": "Easy.", "tool_calls": None}
+    record = FORMATS["sharegpt"].adapt({"messages": [{"role": "user", "content": "2 + 2?"}, answer]}, ("messages",))
+    assert record == Conversation((Message("user", "2 + 2?"), Message("assistant", "4.", "Easy.")))

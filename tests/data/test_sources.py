@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gptoss_ft.config import DatasetSection
 from gptoss_ft.data.sources import RowSource, open_source
-from gptoss_ft.errors import DataError, ExitCode, HubError, JobError
+from gptoss_ft.errors import DataError, ExitCode, HubError, JobError, SettingError
 from gptoss_ft.tiny import rows as tiny_rows
 
 Rows = list[dict[str, Any]]
@@ -374,3 +374,18 @@ def check_noise(path: Path) -> None:
     else:
         assert rows
         assert all(isinstance(row, dict) and all(isinstance(column, str) for column in row) for row in rows)
+
+
+def test_files_of_other_splits_are_not_trained_on(tmp_path: Path) -> None:
+    for name in ("support", "test", "validation-1"):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "{name}"}}\n', encoding="utf-8")
+    source = open_source(DatasetSection(path=str(tmp_path), format="custom"))
+    assert [row["text"] for row in source.rows()] == ["support"]
+
+
+@pytest.mark.parametrize("key", ["name", "revision"])
+def test_a_local_file_has_no_subset_or_revision(tmp_path: Path, key: str) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "x"}\n', encoding="utf-8")
+    with pytest.raises(SettingError, match=f"is local and has no {key}") as caught:
+        open_source(DatasetSection(path=str(tmp_path / "rows.jsonl"), **{key: "main"}))
+    assert caught.value.key == f"dataset.{key}"

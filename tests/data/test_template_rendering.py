@@ -307,3 +307,21 @@ def test_answers_in_text_are_not_to_be_found_without_a_generation_prompt(tokeniz
         TemplateRenderer(prompts_nothing, None, "completions").render(Text("Hi<|im_end|>Hello<|im_end|>"))
     assert caught.value.key == "dataset.train_on"
     assert rendered(prompts_nothing, Text("Hi<|im_end|>"), "everything").trained == "Hi<|im_end|>"
+
+
+def test_reasoning_effort_reaches_a_template_that_states_it(tiny_gpt_oss: Path) -> None:
+    """A gpt-oss template named as model.chat_template is rendered by it, and not by our own harmony renderer."""
+    tokenizer = load_tokenizer(str(tiny_gpt_oss), None, str(tiny_gpt_oss / "chat_template.jinja"))
+    conversation = Conversation((Message("user", "Hi"), Message("assistant", "Hello")))
+    (sample,) = TemplateRenderer(tokenizer, "2025-06-01", "completions", "high").render(conversation)
+    text = tokenizer.decode(sample.input_ids)
+    assert "Reasoning: high" in text
+    assert "Current date: 2025-06-01" in text
+
+
+def test_a_template_that_states_a_date_needs_one(tiny_gpt_oss: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_gpt_oss), None, None)
+    conversation = Conversation((Message("user", "Hi"), Message("assistant", "Hello")))
+    with pytest.raises(DataError, match="states a date, and dataset") as caught:
+        TemplateRenderer(tokenizer, None, "completions").render(conversation)
+    assert caught.value.key == "dataset.prompt_date"

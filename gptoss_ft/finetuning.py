@@ -1,0 +1,74 @@
+"""The second half of a run, from the tokenizer to final_model; imported after Unsloth.
+
+data → base model → adapters → training → final_model, and a report of each.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from gptoss_ft.config import JobConfig
+from gptoss_ft.data.prepare import make_renderer, prepare
+from gptoss_ft.data.sources import RowSource
+from gptoss_ft.data.tokenizer import load_tokenizer
+from gptoss_ft.errors import Interrupted
+from gptoss_ft.model.building import build_model
+from gptoss_ft.model.loading import find_repository
+from gptoss_ft.model.lora import adapter_facts, load_existing
+from gptoss_ft.publishing.adapter import save_final_model
+from gptoss_ft.reporting import narration
+from gptoss_ft.reporting.manifest import Manifest
+from gptoss_ft.reporting.memory_report import MemoryReport, make_memory_report, start_measuring, write_memory_report
+from gptoss_ft.reporting.output_folder import OutputFolder, refuse_other_data
+from gptoss_ft.reporting.step_log import StepLog
+from gptoss_ft.runtime import Device, direct_wandb, release_cached_memory
+from gptoss_ft.training.callbacks import StepReporter
+from gptoss_ft.training.trainer import build_trainer, run
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The adapter's folder, every logged loss (nats a token), and what memory it took."""
+
+    final_model: Path
+    losses: list[float]
+    memory: MemoryReport
+
+
+def finetune(job: JobConfig, source: RowSource, device: Device, output: OutputFolder, console: Console) -> Tuned:
+    """Train the job and write its output folder. `Interrupted` when a signal ended it early, its state saved."""
+    repository = find_repository(job.model)
+    tokenizer = load_tokenizer(repository, job.model.revision, job.model.chat_template)
+    data = prepare(job.dataset, source, make_renderer(tokenizer, job), job.model.max_seq_length)
+    refuse_other_data(output, data.fingerprint)
+    narration.show_data(console, data, job)
+
+    model = build_model(job, repository, device, console)
+    facts = adapter_facts(model)
+    narration.show_model(console, job, repository, model, facts)
+
+    manifest = Manifest(output.path, job, device, data.as_json(), {"repository": repository, **asdict(facts)})
+    manifest.write("running")
+    direct_wandb(output.path, job.tracking.project)
+    trainer = build_trainer(model, tokenizer, data, job, output.path)
+    narration.show_training(console, trainer, job)
+
+    log = StepLog(output, console)
+    baseline, started = start_measuring(device), time.monotonic()
+    if output.is_complete:
+        # Stopped between its last step and final_model: another step would be one too many.
+        load_existing(model, str(output.resume_from))
+    elif not run(trainer, StepReporter(log, device, output.path), output.resume_from):
+        manifest.write("interrupted")
+        done = f"{trainer.state.global_step} of {trainer.state.max_steps} steps"
+        raise Interrupted(f"interrupted after {done}, the state is saved", "The same command continues.")
+    seconds = time.monotonic() - started
+
+    release_cached_memory(device)
+    final_model = save_final_model(model, tokenizer, output.path)
+    memory = make_memory_report(device, baseline, seconds)
+    write_memory_report(output.path, memory)
+    manifest.write("finished", result={"steps": log.records[-1].step, "loss": log.records[-1].loss})
+    return Tuned(final_model, [record.loss for record in log.records], memory)

@@ -1,0 +1,43 @@
+"""Exit codes, and what counts as a full disk."""
+
+import errno
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from gptoss_ft import errors
+from gptoss_ft.errors import ExitCode, JobError, is_disk_full
+
+
+def test_the_readme_lists_every_exit_code() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("## Exit codes")[2].partition("\n## ")[0]
+    listed = {int(line.split("|")[1]) for line in table.splitlines() if line.startswith("| ") and line[2].isdigit()}
+    assert listed == {int(code) for code in ExitCode}
+
+
+def test_every_kind_of_error_has_its_code() -> None:
+    kinds = {name: kind.exit_code for name, kind in vars(errors).items() if _is_kind(kind)}
+    assert kinds == {
+        "ConfigError": 2, "SettingError": 2, "DataError": 3, "OutputError": 3, "MachineError": 4, "HubError": 5,
+        "NotFiniteError": 7, "Interrupted": 75,
+    }  # fmt: skip
+
+
+def _is_kind(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, JobError) and value is not JobError
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (ValueError("no space in this name"), False),
+    ],
+)
+def test_a_full_disk_is_recognised(error: Exception, expected: bool) -> None:
+    assert is_disk_full(error) is expected
