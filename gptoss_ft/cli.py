@@ -79,18 +79,12 @@ def errors_shown(source: ConfigSource | None = None) -> Iterator[None]:
 
 def _show(error: JobError, source: ConfigSource | None) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    place = _place(error, source) if source is not None and error.key else ""
+    message = str(source.problem(error.key, error.message)) if source is not None and error.key else error.message
     label = "stopped" if isinstance(error, Interrupted) else "error"
     console.print(f"[bold red]{label}:[/] ", end="")
-    console.print(f"{place}{error.message}", markup=False)
+    console.print(message, markup=False)
     if error.cure:
         console.print(error.cure, markup=False, style="dim")
-
-
-def _place(error: JobError, source: ConfigSource) -> str:
-    place = source.place(error.key)
-    # An override's place names its key already.
-    return f"{place}: " if place == f"--set {error.key}" else f"{place}: {error.key}: "
 
 
 def main() -> None:

@@ -45,6 +45,15 @@ class ConfigSource:
                 return f"{self.path}:{mark.line}:{mark.column}{note}"
         return f"{self.path} (default)"
 
+    def problem(self, key: str, message: str) -> Problem:
+        """A mistake that a later room found, with its place: a length beyond the model's own, say."""
+        return _problem(self.place(key), key, message)
+
+
+def _problem(place: str, key: str, message: str) -> Problem:
+    """`config.yaml:12:19: lora.r: message`, but `--set lora.r: message`, which names its key already."""
+    return Problem(place, f"{shown_text(key)}: {message}" if key and place != f"--set {key}" else message)
+
 
 @dataclass(frozen=True)
 class LoadedConfig:

@@ -342,6 +342,13 @@ def test_places() -> None:
         source.place("lora.rank")
 
 
+def test_later_rooms_name_the_place() -> None:
+    source = load("model:\n  max_seq_length: 2048\n", "lora.r=4").source
+    problem = source.problem("model.max_seq_length", "read 2048; the model takes 1024")
+    assert str(problem) == "config.yaml:2:19: model.max_seq_length: read 2048; the model takes 1024"
+    assert str(source.problem("lora.r", "too much")) == "--set lora.r: too much"
+
+
 # --- noise -----------------------------------------------------------------------------------------------
 
 SMALL = (
