@@ -137,8 +137,8 @@ show_to_container() { # FILE: sets `target`, its path there; mounts it when it i
     esac
 }
 
-describe_run() { # fills `run`: the arguments of docker run, up to the image
-    local outputs cache name group user
+describe_run() { # fills `run`, the arguments of docker run up to the image, and `outputs`
+    local cache name group user
     outputs=$(make_folder "${OUTPUT_ROOT:-outputs}" OUTPUT_ROOT)
     cache=${GPTOSS_FT_CACHE:-~/.cache/gptoss_ft}
     cache=$(make_folder "$cache" GPTOSS_FT_CACHE)
@@ -202,11 +202,12 @@ run_client() { # docker run, in the background so that traps run at once; sets `
 }
 
 run_in_container() {
-    local image=${IMAGE:-gptoss_ft:latest} run=() further scratch client signalled code
+    local image=${IMAGE:-gptoss_ft:latest} run=() further scratch outputs client signalled code
     split_words DOCKER_RUN_ARGS further
     need_docker
-    need_image
+    # First, so that nobody builds an image for a machine that cannot use it.
     if [[ ${GPUS:-all} != none ]]; then need_gpu; fi
+    need_image
     scratch=$(mktemp -d)
     # shellcheck disable=SC2064  # the path is meant to be expanded now
     trap "rm -rf $(printf %q "$scratch")" EXIT
@@ -216,6 +217,7 @@ run_in_container() {
     run_client
     case $code in
         125 | 126 | 127) fail "$EXIT_MACHINE" "docker could not start the container (code $code): it says why above; if that is a read-only file system, try DOCKER_RUN_ARGS=--read-only=false" ;;
+        0) say "/outputs in the container is $outputs here" ;;
         *) exit "$code" ;;
     esac
 }

@@ -72,7 +72,7 @@ def errors_shown(source: ConfigSource | None = None) -> Iterator[None]:
         _show(full, None)
         raise typer.Exit(full.exit_code) from None
     except KeyboardInterrupt:
-        stop = Interrupted("stopped at once; steps since the last checkpoint are lost", "The same command continues.")
+        stop = Interrupted("at once; steps since the last checkpoint, if any, are lost", "The same command continues.")
         _show(stop, None)
         raise typer.Exit(stop.exit_code) from None
 
@@ -90,7 +90,6 @@ def _show(error: JobError, source: ConfigSource | None) -> None:
 def main() -> None:
     """The entry of `train.py` and `python -m gptoss_ft`: without a command it trains."""
     arguments = sys.argv[1:]
-    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    if not arguments or (arguments[0] not in commands and arguments[0] != "--help"):
+    if not arguments or (arguments[0].startswith("-") and arguments[0] != "--help"):
         arguments = ["train", *arguments]
     app(arguments, prog_name="gptoss_ft")

@@ -67,7 +67,7 @@ def finetune(job: JobConfig, source: RowSource, device: Device, output: OutputFo
     seconds = time.monotonic() - started
 
     release_cached_memory(device)
-    final_model = save_final_model(model, tokenizer, output.path)
+    final_model = save_final_model(model, tokenizer, job, output.path)
     memory = make_memory_report(device, baseline, seconds)
     write_memory_report(output.path, memory)
     manifest.write("finished", result={"steps": log.records[-1].step, "loss": log.records[-1].loss})

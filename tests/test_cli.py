@@ -419,7 +419,7 @@ def test_a_signal_before_training(train: Run, monkeypatch: pytest.MonkeyPatch, n
     raise_in_training(monkeypatch, lambda: signal.raise_signal(number))
     train().check(
         ExitCode.INTERRUPTED,
-        "stopped: stopped at once; steps since the last checkpoint are lost",
+        "stopped: at once; steps since the last checkpoint, if any, are lost",
         "The same command continues.",
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
@@ -94,6 +95,9 @@ def test_final_model_is_the_trained_adapter_with_the_models_own_template(run: Ru
     assert (adapted - plain).abs().max() > 0.1
     assert (final / "chat_template.jinja").read_bytes() == (tiny_gpt_oss / "chat_template.jinja").read_bytes()
     assert (final / "tokenizer.json").read_bytes() == (tiny_gpt_oss / "tokenizer.json").read_bytes()
+    ModelCard.load(final / "README.md").data.to_dict()
+    assert "tiny/gpt-oss" in (final / "README.md").read_text()
+    assert not list(final.parent.glob("*.md")) + list(final.parent.glob("checkpoint-*/*.md"))
     text = "Ünïcode <|end|> 한국어"
     saved, own = (AutoTokenizer.from_pretrained(folder) for folder in (final, tiny_gpt_oss))
     assert saved(text)["input_ids"] == own(text)["input_ids"]

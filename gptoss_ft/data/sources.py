@@ -19,7 +19,7 @@ from gptoss_ft.config import DatasetSection
 from gptoss_ft.data.adapters import FORMATS
 from gptoss_ft.errors import DataError, SettingError
 from gptoss_ft.hub_errors import explained
-from gptoss_ft.runtime import cache_folder
+from gptoss_ft.runtime import cache_folder, image_id
 
 Row = dict[str, Any]
 # Files of a folder that are not for training.
@@ -119,7 +119,8 @@ def _files(path: Path, split: str) -> list[Path]:
     else:
         raise DataError(
             f"no such file or folder: {path}",
-            f"The path is relative to the current folder, {Path.cwd()}; a hub data set is named owner/name.",
+            f"The path is relative to the current folder, {Path.cwd()}; a hub data set is named owner/name."
+            + _mount_hint(),
             key="dataset.path",
         )
     if split != "train":
@@ -128,6 +129,12 @@ def _files(path: Path, split: str) -> list[Path]:
             key="dataset.split",
         )
     return files
+
+
+def _mount_hint() -> str:
+    if image_id() is None:
+        return ""
+    return " The container sees that folder alone; mount others: DOCKER_RUN_ARGS='-v /data:/data:ro'."
 
 
 def _hash(files: list[Path]) -> str:

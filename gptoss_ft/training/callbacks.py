@@ -41,7 +41,10 @@ class StepReporter(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         release_cached_memory(self._device)
-        follow_umask(self._folder / f"{CHECKPOINT}{state.global_step}")
+        checkpoint = self._folder / f"{CHECKPOINT}{state.global_step}"
+        # PEFT's card is a form that nobody filled in.
+        (checkpoint / "README.md").unlink(missing_ok=True)
+        follow_umask(checkpoint)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         logs: dict[str, float] = kwargs["logs"]

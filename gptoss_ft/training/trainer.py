@@ -61,8 +61,10 @@ def build_trainer(
         packing=False,
         remove_unused_columns=False,
     )
-    trainer = SFTTrainer(model=model, args=arguments, train_dataset=data.samples, processing_class=tokenizer)
+    trainer: Any = SFTTrainer(model=model, args=arguments, train_dataset=data.samples, processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
+    # TRL writes a card into the output folder at every save; final_model has ours.
+    trainer.create_model_card = lambda *args, **kwargs: None
     return trainer
 
 
