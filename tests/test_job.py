@@ -53,6 +53,7 @@ def test_a_run_leaves_what_the_readme_promises(run: Run, tmp_path: Path, capsys:
     folder = Path("outputs/run")
     assert result.folder == folder
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job.yaml", "outputs"]
+    assert stat.S_IMODE(Path("outputs/.run.lock").stat().st_mode) & 0o027 == 0
     assert {path.name for path in folder.iterdir()} >= {
         "checkpoint-2", "checkpoint-4", "final_model", "libraries.log", "log.jsonl", "manifest.json",
         "memory_report.json",

@@ -55,7 +55,7 @@ def claimed_folder(job: JobConfig, restart: bool) -> Iterator[OutputFolder]:
     finished job's or nobody's we know is an `OutputError`, and is left as it is.
     """
     path = folder_of(job)
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, mode=0o666)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
