@@ -20,7 +20,7 @@ RUN apt-get update \
 # The three mount points belong to the image's own user, so that named volumes work too.
 RUN groupadd --gid 10001 trainer \
     && useradd --uid 10001 --gid trainer --no-create-home --home-dir /tmp --shell /usr/sbin/nologin trainer \
-    && install -d -o trainer -g trainer /cache /outputs /work/job
+    && install -d -o trainer -g trainer /cache /outputs /job
 
 # Only the lock decides about this layer. The cache mount is not part of it: it spares a build that was cut off,
 # or that follows a new lock, the 3 GB it has downloaded already.
@@ -47,7 +47,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
     GPTOSS_FT_OUTPUT_ROOT=/outputs
 
 USER 10001:10001
-WORKDIR /work/job
+WORKDIR /job
 HEALTHCHECK NONE
 
 # The shell sets the umask (train.sh passes its caller's) and is replaced by Python. No CUDA banner.

@@ -8,7 +8,7 @@
 # The default config is config.yaml of the current folder, else the project's. `--help` shows this; for the
 # commands: bash train.sh --local train --help.
 #
-# In the container the current folder is /work/job (read-only), so paths in the config are relative to it; a
+# In the container the current folder is /job (read-only), so paths in the config are relative to it; a
 # config elsewhere is mounted, read-only, at its own path. Results go to OUTPUT_ROOT and belong to the caller.
 # A TERM or INT to this script reaches the job, which saves its state and ends with 75.
 #
@@ -132,7 +132,7 @@ show_to_container() { # FILE: sets `target`, its path there; mounts it when it i
     here=$(realpath .)
     case $1 in
         "${here%/}"/*) target=${1#"${here%/}/"} ;;
-        /cache/* | /outputs/* | /work/job/*) target=/work/config/${1##*/}; mount_ "$1" "$target" ,readonly ;; # hidden there
+        /cache/* | /outputs/* | /job/*) target=/job-config/${1##*/}; mount_ "$1" "$target" ,readonly ;; # hidden there
         *) target=$1; mount_ "$1" "$1" ,readonly ;;
     esac
 }
@@ -154,7 +154,7 @@ describe_run() { # fills `run`, the arguments of docker run up to the image, and
     user=$(id -un 2>/dev/null) || user=uid$EUID
     run+=(--env "USER=$user" --env "LOGNAME=$user")
     for group in $(id -G); do run+=(--group-add "$group"); done
-    mount_ "$(realpath .)" /work/job ,readonly
+    mount_ "$(realpath .)" /job ,readonly
     mount_ "$outputs" /outputs
     mount_ "$cache" /cache
     case ${GPUS:-all} in

@@ -23,7 +23,7 @@ def status(name: str) -> str:
 
 
 def tell() -> None:
-    folders = ("/", "/opt/gptoss_ft", "/opt/venv", "/work/job", "/tmp", "/cache", "/outputs")
+    folders = ("/", "/opt/gptoss_ft", "/opt/venv", "/job", "/tmp", "/cache", "/outputs")
     facts = {
         "arguments": sys.argv[1:],
         "folder": os.getcwd(),

@@ -32,7 +32,7 @@ def test_the_job_sees_its_folder_and_writes_only_where_it_should(caller: Caller)
     told = facts(caller.run("--set", "a=b c", DOCKER_RUN_ARGS=caller.with_probe(), HF_TOKEN="hf_hidden"))
     assert told["arguments"] == ["--set", "a=b c", "--config", "config.yaml"]
     assert told["config"] == "default: 1\n"
-    assert told["folder"] == "/work/job"
+    assert told["folder"] == "/job"
     assert told["user"] == [caller.uid, caller.gid]
     assert told["writable"] == ["/tmp", "/cache", "/outputs"]
     assert told["capabilities"] == 0

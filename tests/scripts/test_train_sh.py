@@ -50,7 +50,7 @@ def test_exactly_three_folders_are_mounted_and_the_job_is_read_only(machine: Mac
     (machine.here / "config.yaml").write_text("")
     machine.run("train.sh")
     assert mounts(machine) == [
-        f'type=bind,"source={machine.here}","target=/work/job",readonly',
+        f'type=bind,"source={machine.here}","target=/job",readonly',
         f'type=bind,"source={machine.here}/outputs","target=/outputs"',
         f'type=bind,"source={machine.home}/.cache/gptoss_ft","target=/cache"',
     ]
