@@ -276,6 +276,14 @@ def test_a_signal_in_the_last_step_does_not_interrupt(run: Run, monkeypatch: pyt
     assert json.loads(Path("outputs/run/manifest.json").read_text())["status"] == "finished"
 
 
+def test_the_step_that_a_signal_has_saved_is_logged(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = finetuning.build_trainer
+    monkeypatch.setattr(finetuning, "build_trainer", lambda *args: [t := build(*args), t.add_callback(SignalAt(3))][0])
+    with pytest.raises(Interrupted):
+        run("training.logging_steps=10", "training.save_steps=100")
+    assert [json.loads(line)["step"] for line in Path("outputs/run/log.jsonl").read_text().splitlines()] == [3]
+
+
 def test_the_last_step_is_logged_whatever_logging_steps_is(run: Run) -> None:
     result = run("training.logging_steps=3", "training.save_steps=2")
     records = [json.loads(line) for line in Path("outputs/run/log.jsonl").read_text().splitlines()]

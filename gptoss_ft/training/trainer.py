@@ -71,9 +71,10 @@ def build_trainer(
 def run(trainer: Any, reporter: StepReporter, resume_from: Path | None) -> bool:
     """Train; False when a signal ended it early. `MachineError` when the GPU's memory runs out, `HubError` when a
     tracker refuses the run."""
-    trainer.add_callback(reporter)
     with stop_on_signal() as request, refused_by_tracker():
+        # In this order: what the request has saved, the reporter looks at first.
         trainer.add_callback(request)
+        trainer.add_callback(reporter)
         try:
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         except torch.OutOfMemoryError as error:
