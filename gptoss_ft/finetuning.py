@@ -49,7 +49,9 @@ def finetune(job: JobConfig, source: RowSource, device: Device, output: OutputFo
     facts = adapter_facts(model)
     narration.show_model(console, job, repository, model, facts)
 
-    manifest = Manifest(output.path, job, device, data.as_json(), {"repository": repository, **asdict(facts)})
+    # The commit of the hub's repository; None for a folder.
+    base = {"repository": repository, "commit": getattr(model.config, "_commit_hash", None)}
+    manifest = Manifest(output.path, job, device, data.as_json(), {**base, **asdict(facts)})
     manifest.write("running")
     direct_wandb(output.path, job.tracking.project)
     trainer = build_trainer(model, tokenizer, data, job, output.path)
@@ -70,5 +72,5 @@ def finetune(job: JobConfig, source: RowSource, device: Device, output: OutputFo
     final_model = save_final_model(model, tokenizer, job, output.path)
     memory = make_memory_report(device, baseline, seconds)
     write_memory_report(output.path, memory)
-    manifest.write("finished", result={"steps": log.records[-1].step, "loss": log.records[-1].loss})
+    manifest.write("finished", result=asdict(log.records[-1]) if log.records else None)
     return Tuned(final_model, [record.loss for record in log.records], memory)

@@ -145,6 +145,8 @@ def _unusable(error: BaseException, name: str, key: str) -> JobError | None:
         return _lacks_files(error, name, key)
     if isinstance(error, DatasetGenerationError | pa.ArrowException):
         return DataError(f"{name} cannot be read: {text}", "Its files are broken or differ in their columns.", key)
+    if isinstance(error, RuntimeError) and text.startswith("Dataset scripts are no longer supported"):
+        return DataError(f"{name} is a script, which is not run", "Name a data set of plain files.", key)
     if isinstance(error, SafetensorError):
         return DataError(f"{name} holds a broken weights file: {text}", "Download or copy it again.", key)
     if isinstance(error, OSError) and "is not a valid JSON file" in text:

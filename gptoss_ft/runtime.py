@@ -75,7 +75,7 @@ def prepare_environment() -> None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     os.environ.update(fixed)
-    # Threads that wait must not keep the cores: with another program beside it, spinning costs a CPU job tenfold.
+    # Threads that wait must not keep the cores: with another program beside it, spinning costs a CPU job fivefold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "microsoft" not in platform.release().lower():
         # As Unsloth sets it at import, which is too late once CUDA was asked for a device. Not to be had on WSL.
@@ -112,6 +112,7 @@ def _gpu() -> Device:
         raise MachineError(
             f"{properties.name} has compute capability {properties.major}.{properties.minor}; the CUDA 13.0 build of "
             f"torch needs {'.'.join(map(str, OLDEST_CAPABILITY))} or newer",
+            "Use a GPU of the Turing generation or newer.",
             key="model.device",
         )
     return Device(

@@ -306,3 +306,16 @@ def test_a_second_run_on_the_same_folder_is_refused_while_the_first_lives(load: 
         pass
     with claimed_folder(claimed, restart=False) as output:
         assert output.resume_from is None
+
+
+def test_a_kill_in_the_middle_of_a_write_is_survived(run: Run, interrupted_run: None) -> None:
+    folder = Path("outputs/run")
+    with (folder / "log.jsonl").open("a") as log:
+        log.write('{"step": 3, "lo')
+    broken = folder / "checkpoint-4"
+    broken.mkdir()
+    (broken / "trainer_state.json").write_text('{"global_step": 4')
+    (folder / "checkpoint-3.bak").mkdir()
+    result = run()
+    assert len(result.losses) == 4
+    assert [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]

@@ -1,7 +1,7 @@
 """Rows of a data set → records. A format is one function from a row to a `Record`, registered by name.
 
-A new format is a function `(row, dataset config) -> Record` that raises `RowError`, a `Format` in `FORMATS`,
-and its name in `DatasetSection.format`.
+A new format is a function `(row, its columns) -> Record` that raises `RowError`, a `Format` in `FORMATS`, and its
+name in `DatasetSection.format`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -39,8 +39,8 @@ class OutputFolder:
         """Whether all of the job's steps are done, and only final_model is missing."""
         if self.resume_from is None:
             return False
-        state = json.loads((self.resume_from / TRAINER_STATE).read_text(encoding="utf-8"))
-        return bool(state["global_step"] >= state["max_steps"])
+        state = _state_of(self.resume_from)
+        return state is not None and bool(state["global_step"] >= state["max_steps"])
 
 
 def folder_of(job: JobConfig) -> Path:
@@ -151,10 +151,18 @@ def _flatten(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _newest_checkpoint(path: Path) -> Path | None:
-    # The trainer writes its state last: without it the checkpoint is not whole.
-    entries = path.glob(f"{CHECKPOINT}*/{TRAINER_STATE}")
-    whole = [entry.parent for entry in entries if re.fullmatch(rf"{CHECKPOINT}\d+", entry.parent.name)]
+    entries = [entry for entry in path.glob(f"{CHECKPOINT}*") if re.fullmatch(rf"{CHECKPOINT}\d+", entry.name)]
+    # The trainer writes its state last: without it, or with half of it, the checkpoint is not whole.
+    whole = [entry for entry in entries if _state_of(entry) is not None]
     return max(whole, key=_step_of, default=None)
+
+
+def _state_of(checkpoint: Path) -> dict[str, Any] | None:
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state
 
 
 def _step_of(checkpoint: Path) -> int:

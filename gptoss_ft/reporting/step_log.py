@@ -38,9 +38,8 @@ class StepLog:
         self._has_header = False
         self.records: list[StepRecord] = []
         if output.resume_step and self._path.exists():
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-            earlier = [StepRecord(**json.loads(line)) for line in lines]
-            self.records = [record for record in earlier if record.step <= output.resume_step]
+            earlier = map(_read, self._path.read_text(encoding="utf-8").splitlines())
+            self.records = [record for record in earlier if record and record.step <= output.resume_step]
         self._path.write_text("".join(_line(record) for record in self.records), encoding="utf-8")
 
     def add(self, record: StepRecord) -> None:
@@ -62,3 +61,11 @@ class StepLog:
 
 def _line(record: StepRecord) -> str:
     return json.dumps(asdict(record)) + "\n"
+
+
+def _read(line: str) -> StepRecord | None:
+    try:
+        return StepRecord(**json.loads(line))
+    except (TypeError, ValueError):
+        # A kill in the middle of a write leaves half a line.
+        return None

@@ -5,7 +5,6 @@ from typing import Any, get_args
 import pytest
 
 from gptoss_ft.config import DatasetSection
-from gptoss_ft.data import adapters
 from gptoss_ft.data.adapters import FORMATS, Format, Row, check_columns
 from gptoss_ft.data.conversation import Conversation, Message, Record, RowError, Text
 from gptoss_ft.errors import DataError, ExitCode
@@ -47,14 +46,10 @@ def test_conversations_of_from_and_value() -> None:
 
 
 def test_every_role_has_its_names() -> None:
-    assert adapters.ROLES == {
-        "system": "system",
-        "developer": "developer",
-        "user": "user",
-        "human": "user",
-        "assistant": "assistant",
-        "gpt": "assistant",
-    }
+    gpt = {"role": "gpt", "content": "Hello"}
+    assert conversation({"role": "system", "content": "S"}, {"role": "user", "content": "Q"}, gpt) == (
+        Conversation((Message("system", "S"), Message("user", "Q"), Message("assistant", "Hello")))
+    )
     assert conversation({"role": "developer", "content": "D"}, {"role": "human", "content": "Q"}, ANSWER) == (
         Conversation((Message("developer", "D"), Message("user", "Q"), Message("assistant", "Hello")))
     )
