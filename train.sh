@@ -4,6 +4,8 @@
 #   bash train.sh [COMMAND] [--config FILE] [--set KEY=VALUE ...] [--restart]
 #   bash train.sh --local --config configs/smoke.yaml
 #   bash train.sh COMMAND ...               any command of train.py; the default is train
+#   bash train.sh validate                  what is wrong with config and data (no GPU is asked for);
+#                                           so too preview, and prepare --output /outputs/DIR
 #
 # The default config is config.yaml of the current folder, else the project's. `--help` shows this; for the
 # commands: bash train.sh --local train --help.
@@ -54,9 +56,13 @@ read_arguments() { # sets `local_run`, and `job`: what train.py gets
     done
 }
 
-add_default_config() { # to a training job that names none
+without_gpu() { # commands that look at the data alone take none, unless GPUS asks for it
+    if [[ ${job[0]:-} == @(validate|preview|prepare|schema) ]]; then export GPUS=${GPUS:-none}; fi
+}
+
+add_default_config() { # to a job that names none
     local first=${job[0]:-}
-    [[ -z $first || $first == -* || $first == train ]] || return 0
+    [[ -z $first || $first == -* || $first == train || $first == @(validate|preview|prepare) ]] || return 0
     [[ " ${job[*]} " != *' --config'[\ =]* && " ${job[*]} " != *' --help '* ]] || return 0
     if [[ -e config.yaml ]]; then job+=(--config config.yaml); else job+=(--config "$root/config.yaml"); fi
 }
@@ -224,4 +230,5 @@ run_in_container() {
 
 read_arguments "$@"
 add_default_config
+without_gpu
 if [[ -n $local_run ]]; then run_locally; else run_in_container; fi

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from gptoss_ft.config import ConfigSource, load_job_config, write_reference
 from gptoss_ft.errors import Interrupted, JobError, MachineError, is_disk_full
+from gptoss_ft.reporting.console import make_console, show_passed
 
 app = typer.Typer(
     help="One YAML file in, a fine-tuned gpt-oss out.",
@@ -38,6 +39,57 @@ def train(config: ConfigFile = Path("config.yaml"), overrides: Overrides = None,
         from gptoss_ft import job
 
         job.train(loaded, restart)
+
+
+@app.command()
+def validate(
+    config: ConfigFile = Path("config.yaml"),
+    overrides: Overrides = None,
+    config_only: Annotated[bool, typer.Option("--config-only", help="Check the YAML file alone.")] = False,
+) -> None:
+    """Check config, data, labels, disk and token without a GPU and without the model's weights."""
+    with errors_shown():
+        loaded = load_job_config(config, overrides or [])
+    if config_only:
+        show_passed(make_console(), "config", loaded.source.path)
+        return
+    with errors_shown(loaded.source):
+        from gptoss_ft import inspecting
+
+        code = inspecting.validate_job(loaded, lambda error: _show(error, loaded.source))
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def preview(
+    config: ConfigFile = Path("config.yaml"),
+    overrides: Overrides = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="How many samples to show.")] = 3,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page in place of text.")] = None,
+) -> None:
+    """Show which tokens are trained: counts, lengths, and the first samples in colour."""
+    with errors_shown():
+        loaded = load_job_config(config, overrides or [])
+    with errors_shown(loaded.source):
+        from gptoss_ft import inspecting
+
+        inspecting.preview_data(loaded, samples, html)
+
+
+@app.command()
+def prepare(
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="The new folder to write to.")],
+    config: ConfigFile = Path("config.yaml"),
+    overrides: Overrides = None,
+) -> None:
+    """Write exactly the samples that training would see: train.parquet, eval.parquet and summary.json."""
+    with errors_shown():
+        loaded = load_job_config(config, overrides or [])
+    with errors_shown(loaded.source):
+        from gptoss_ft import inspecting
+
+        inspecting.prepare_data(loaded, output)
 
 
 @app.command()

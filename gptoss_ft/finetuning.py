@@ -4,19 +4,20 @@ data → base model → adapters → training → final_model, and a report of e
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from gptoss_ft.config import JobConfig
-from gptoss_ft.data.prepare import make_renderer, prepare
-from gptoss_ft.data.sources import RowSource
-from gptoss_ft.data.tokenizer import load_tokenizer
+from gptoss_ft.data.entries import Entry
+from gptoss_ft.data.prepare import prepare
+from gptoss_ft.data.tokenizer import load_job_tokenizer
 from gptoss_ft.errors import Interrupted
 from gptoss_ft.model.building import build_model
-from gptoss_ft.model.loading import find_repository
 from gptoss_ft.model.lora import adapter_facts, load_existing
+from gptoss_ft.model.repository import find_repository
 from gptoss_ft.publishing.adapter import save_final_model
 from gptoss_ft.reporting import narration
 from gptoss_ft.reporting.manifest import Manifest
@@ -37,13 +38,14 @@ class Tuned:
     memory: MemoryReport
 
 
-def finetune(job: JobConfig, source: RowSource, device: Device, output: OutputFolder, console: Console) -> Tuned:
+def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: OutputFolder, console: Console) -> Tuned:
     """Train the job and write its output folder. `Interrupted` when a signal ended it early, its state saved."""
     repository = find_repository(job.model)
-    tokenizer = load_tokenizer(repository, job.model.revision, job.model.chat_template)
-    data = prepare(job.dataset, source, make_renderer(tokenizer, job), job.model.max_seq_length)
-    refuse_other_data(output, data.fingerprint)
-    narration.show_data(console, data, job)
+    tokenizer = load_job_tokenizer(job.model)
+    with narration.preparing(console) as progress:
+        data = prepare(job, entries, tokenizer, progress)
+    refuse_other_data(output, data.summary.fingerprint)
+    narration.show_data(console, data.summary, job)
 
     model = build_model(job, repository, device, console)
     facts = adapter_facts(model)
@@ -51,7 +53,7 @@ def finetune(job: JobConfig, source: RowSource, device: Device, output: OutputFo
 
     # The commit of the hub's repository; None for a folder.
     base = {"repository": repository, "commit": getattr(model.config, "_commit_hash", None)}
-    manifest = Manifest(output.path, job, device, data.as_json(), {**base, **asdict(facts)})
+    manifest = Manifest(output.path, job, device, data.summary.as_facts(), {**base, **asdict(facts)})
     manifest.write("running")
     direct_wandb(output.path, job.tracking.project)
     trainer = build_trainer(model, tokenizer, data, job, output.path)

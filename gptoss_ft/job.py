@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptoss_ft.config import LoadedConfig
-from gptoss_ft.data.adapters import check_columns
-from gptoss_ft.data.sources import open_source
+from gptoss_ft.data.entries import open_entries
+from gptoss_ft.data.intake import check_first_rows
 from gptoss_ft.publishing.hub import push, push_target
 from gptoss_ft.reporting import narration
 from gptoss_ft.reporting.console import LIBRARIES_LOG, make_console, quiet_libraries
@@ -33,8 +33,8 @@ def train(loaded: LoadedConfig, restart: bool = False) -> RunResult:
     prepare_environment()
     device = find_device(job.model.device)
     repo_id = push_target(job)
-    source = open_source(job.dataset)
-    check_columns(job.dataset, source.columns)
+    entries = open_entries(job)
+    check_first_rows(entries)
 
     with claimed_folder(job, restart) as output:
         narration.show_start(console, device, output)
@@ -43,7 +43,7 @@ def train(loaded: LoadedConfig, restart: bool = False) -> RunResult:
             # It imports transformers, trl and peft, which Unsloth must come before.
             from gptoss_ft.finetuning import finetune
 
-            tuned = finetune(job, source, device, output, console)
+            tuned = finetune(job, entries, device, output, console)
         narration.show_end(console, tuned.memory, device, tuned.final_model)
         if repo_id is not None:
             narration.show_pushed(console, push(tuned.final_model, repo_id))

@@ -3,7 +3,7 @@
 This is the one module that reads or writes environment variables that change how a library behaves.
 
     GPTOSS_FT_OUTPUT_ROOT   folder that a relative `training.output_dir` lies in       (default: ./outputs)
-    GPTOSS_FT_CACHE         folder of compile caches and of the embedded default       (default: ~/.cache/gptoss_ft)
+    GPTOSS_FT_CACHE         folder of compile caches, embedded default, harmony ranks  (default: ~/.cache/gptoss_ft)
     GPTOSS_FT_COMMIT        commit of the code, set in the image                       (default: asked of git)
     GPTOSS_FT_IMAGE_ID      image that the container runs, set by train.sh             (default: none)
 """
@@ -13,6 +13,7 @@ import importlib
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -49,6 +50,19 @@ def output_root() -> Path:
 def cache_folder() -> Path:
     configured = os.environ.get("GPTOSS_FT_CACHE")
     return Path(configured) if configured else Path.home() / ".cache" / "gptoss_ft"
+
+
+def hub_cache() -> Path:
+    """Where the hub's client keeps what it downloads."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def free_gib(folder: Path) -> float:
+    """Free space where `folder` is, or would be made, in GiB."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free / GIB
 
 
 def prepare_environment() -> None:
@@ -245,3 +259,10 @@ def direct_wandb(folder: Path, project: str) -> None:
     """Keep Weights & Biases' files in the output folder, and name its project."""
     os.environ["WANDB_DIR"] = str(folder)
     os.environ.setdefault("WANDB_PROJECT", project)
+
+
+def use_harmony_ranks(folder: Path) -> None:
+    """Have openai-harmony load its ranks from `folder` (o200k_base.tiktoken), not from the network."""
+    # Also where the variable is set: openai-harmony 0.0.8 accepts one hash, so another folder holds the same bytes or
+    # ends in its error, for it looks nowhere else. It asks for the variable at each load, not at import.
+    os.environ["TIKTOKEN_ENCODINGS_BASE"] = str(folder.absolute())

@@ -226,18 +226,27 @@ def test_no_data_file(train: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"),
+    ("line", "problem"),
     [
-        (b"", "rows.jsonl holds no rows"),
-        (GOOD_LINE + b"\xff\n", "rows.jsonl:2: not UTF-8 (byte 0xff)"),
-        (GOOD_LINE + b"{\n", "rows.jsonl:2:2: not JSON: Expecting property name enclosed in double quotes"),
-        (GOOD_LINE + b'{"messages": []}\n', "rows.jsonl, row 1: holds no user message"),
+        (b"\xff\n", "not UTF-8: byte 0xff at column 1"),
+        (b"{\n", "not JSON: Expecting property name enclosed in double quotes at column 2"),
+        (b'{"messages": []}\n', "holds no message"),
     ],
 )
-def test_data_that_cannot_be_used(train: Run, content: bytes, problem: str) -> None:
-    Path("rows.jsonl").write_bytes(content)
-    ended = train()
-    assert (ended.code, ended.stderr.splitlines()[0]) == (ExitCode.DATA, f"{PATH}{problem}")
+def test_data_that_cannot_be_used(train: Run, line: bytes, problem: str) -> None:
+    Path("rows.jsonl").write_bytes(GOOD_LINE + line)
+    train().check(
+        ExitCode.DATA,
+        f"{PATH}rows.jsonl: at least 1 row cannot be trained on",
+        f"  row 1 (rows.jsonl:2): {problem}",
+        "Mend them (rows count from 0), or leave such rows out: dataset.on_invalid: drop for invalid ones, "
+        "dataset.on_too_long: drop or truncate for long ones.",
+    )
+
+
+def test_no_rows(train: Run) -> None:
+    Path("rows.jsonl").write_bytes(b"")
+    train().check(ExitCode.DATA, f"{PATH}rows.jsonl holds no rows", "A data set needs at least one.")
 
 
 def test_no_such_column(train: Run) -> None:
@@ -264,7 +273,7 @@ def test_all_samples_are_too_long(train: Run) -> None:
     Path("rows.jsonl").write_text(json.dumps(ROW).replace("Hello", "Hello " * 50), encoding="utf-8")
     ended = train("model.max_seq_length=16")
     assert ended.code == ExitCode.DATA
-    assert "no sample is left to train on (1 longer than 16 tokens)" in ended.stderr
+    assert "no sample is left to train on (1 longer than max_seq_length)" in ended.stderr
     assert "Raise model.max_seq_length: " in ended.stderr
 
 

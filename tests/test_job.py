@@ -107,22 +107,21 @@ def test_final_model_is_the_trained_adapter_with_the_models_own_template(run: Ru
 def test_the_loss_is_the_mean_over_the_trained_tokens(run: Run, load: Callable[..., LoadedConfig]) -> None:
     """The first logged loss, derived once more with stock transformers: nothing but the labelled tokens counts."""
     result = run("training.max_steps=1", "training.save_steps=100")
-    from gptoss_ft.data.prepare import make_renderer, prepare
-    from gptoss_ft.data.sources import open_source
-    from gptoss_ft.data.tokenizer import load_tokenizer
-    from gptoss_ft.model.loading import find_repository
+    from gptoss_ft.data.entries import open_entries
+    from gptoss_ft.data.prepare import prepare
+    from gptoss_ft.data.tokenizer import load_job_tokenizer
+    from gptoss_ft.model.repository import find_repository
 
     config = load().job
     repository = find_repository(config.model)
-    tokenizer = load_tokenizer(repository, None, None)
-    data = prepare(config.dataset, open_source(config.dataset), make_renderer(tokenizer, config), 256)
+    data = prepare(config, open_entries(config), load_job_tokenizer(config.model)).train.to_pylist()
     model = AutoModelForCausalLM.from_pretrained(repository, dtype=torch.float32).eval()
     torch.manual_seed(config.training.seed)
     # The sampler's order: transformers seeds a RandomSampler's generator with the run's seed.
     order = torch.randperm(24, generator=torch.Generator().manual_seed(config.training.seed)).tolist()[:4]
     total, count = 0.0, 0
     for index in order:
-        row = data.samples[index]
+        row = data[index]
         with torch.no_grad():
             logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
         labels = torch.tensor(row["labels"])[1:]

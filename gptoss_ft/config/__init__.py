@@ -1,5 +1,6 @@
 """The job: one YAML file, checked in full before anything else happens."""
 
+from gptoss_ft.config.keys import by_owner
 from gptoss_ft.config.reference import configuration_page, default_config, json_schema, write_reference
 from gptoss_ft.config.schema import (
     DatasetSection,
@@ -22,6 +23,7 @@ __all__ = [
     "ModelSection",
     "TrackingSection",
     "TrainingSection",
+    "by_owner",
     "configuration_page",
     "default_config",
     "json_schema",

@@ -10,35 +10,44 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gptoss_ft.config.schema import KEYS, JobConfig
+from gptoss_ft.config.keys import LISTED
+from gptoss_ft.config.schema import SECTIONS, JobConfig
 from gptoss_ft.config.words import in_words
 
 LINE_WIDTH = 110
 
 
 @cache
-def _schema() -> dict[str, Any]:
-    """The JSON schema of a job, each section written out where it stands, without pydantic's titles."""
-    raw = JobConfig.model_json_schema()
-    sections = {}
-    for name in KEYS:
-        section = raw["$defs"][raw["properties"][name]["$ref"].rpartition("/")[2]]
-        properties = {key: _without_title(prop) for key, prop in section["properties"].items()}
+def _section(name: str) -> dict[str, Any]:
+    """The JSON schema of one section, without pydantic's titles."""
+    section = SECTIONS[name].model_json_schema()
+    return {
+        "description": section["description"],
         # A section whose keys are all commented out reads as null, and means its defaults.
-        sections[name] = {
-            "description": section["description"],
-            "type": ["object", "null"],
-            "additionalProperties": False,
-            "properties": properties,
-        }
+        "type": ["object", "null"],
+        "additionalProperties": False,
+        "properties": {key: _without_title(prop) for key, prop in section["properties"].items()},
+    }
+
+
+def _schema() -> dict[str, Any]:
+    """The JSON schema of a job, each section written out where it stands."""
+    sections = {name: _section(name) for name in SECTIONS}
+    sections[LISTED] = _or_list(sections[LISTED])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "gptoss_ft job",
-        "description": raw["description"],
+        "description": JobConfig.__doc__,
         "type": "object",
         "additionalProperties": False,
         "properties": sections,
     }
+
+
+def _or_list(section: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema of a section, or of a list of such sections."""
+    entries = {"type": "array", "minItems": 1, "items": section | {"type": "object"}}
+    return {"description": section["description"], "anyOf": [section, entries]}
 
 
 def _without_title(prop: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +56,7 @@ def _without_title(prop: dict[str, Any]) -> dict[str, Any]:
 
 def value_schema(section: str, key: str) -> dict[str, Any]:
     """The JSON schema of one value: its type, range, default and description."""
-    schema: dict[str, Any] = _schema()["properties"][section]["properties"][key]
+    schema: dict[str, Any] = _section(section)["properties"][key]
     return schema
 
 
@@ -79,8 +88,8 @@ def default_config() -> str:
         "",
         *_comment(_CONFIG_HEAD, ""),
     ]
-    for section in KEYS:
-        described = _schema()["properties"][section]
+    for section in SECTIONS:
+        described = _section(section)
         lines += ["", "", *_comment(described["description"], ""), f"{section}:"]
         for index, (key, prop) in enumerate(described["properties"].items()):
             value = as_yaml(prop["default"])
@@ -126,6 +135,24 @@ A run ends by steps or by epochs, so epochs in place of the file's steps take tw
 --set training.num_train_epochs=1 --set training.max_steps=null
 ```
 
+## Several data sets
+
+`dataset` is a mapping, as in config.yaml, or a list of such mappings. Each entry has its own format, columns and
+rules, and the defaults of the keys that it leaves out:
+
+```
+{entries}
+```
+
+- With weights, each entry gives its share of the training rows; here 3 of 4 come from the first. Either every
+  entry to train on has a weight, or none has: then every row of each is used.
+- `eval: true` uses an entry's rows for evaluation only, `eval_fraction` holds out a share of an entry's rows. At
+  least one entry is to train on.
+- `prepared` is for a single data set: it is refused in a list.
+
+The keys of an entry are counted from 0, in errors (`config.yaml:6:13: dataset[1].format: …`) and in
+`--set 'dataset[1].max_samples=100'`.
+
 ## Errors
 
 The file and every `--set` are checked before anything else, in well under a second. All mistakes are shown at
@@ -141,6 +168,17 @@ access token: it is read from the environment, and what looks like one is shown 
 """
 _TABLE_HEAD = "| key | takes | default | meaning |\n|---|---|---|---|\n"
 
+EXAMPLE_ENTRIES = """\
+dataset:
+  - path: HuggingFaceH4/Multilingual-Thinking
+    weight: 3
+  - path: data/questions.jsonl
+    weight: 1
+    format: alpaca
+    rename_columns: {question: instruction, answer: output}
+  - path: data/held-out.jsonl
+    eval: true
+"""
 EXAMPLE_MISTAKES = """\
 model:
   max_seq_length: "2048"
@@ -159,10 +197,10 @@ config.yaml:7:27: training.gradient_checkpointing: read "on"; wanted true, false
 
 
 def configuration_page() -> str:
-    """The text of docs/configuration.md: how to set a key, how errors look, and a table of each section."""
-    parts = [_PAGE_HEAD.format(errors=EXAMPLE_ERRORS.rstrip())]
-    for section in KEYS:
-        described = _schema()["properties"][section]
+    """The text of docs/configuration.md: how to set a key, lists, how errors look, and a table of each section."""
+    parts = [_PAGE_HEAD.format(entries=EXAMPLE_ENTRIES.rstrip(), errors=EXAMPLE_ERRORS.rstrip())]
+    for section in SECTIONS:
+        described = _section(section)
         parts.append(f"\n## {section}\n\n{described['description']}\n\n{_TABLE_HEAD}")
         for key, prop in described["properties"].items():
             cells = (f"`{key}`", in_words(prop), f"`{as_yaml(prop['default'])}`", prop["description"])

@@ -1,46 +1,74 @@
 """pydantic's errors → sentences: what was read, what was wanted, what may have been meant."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
+from gptoss_ft.config.keys import LISTED, by_owner
 from gptoss_ft.config.reference import value_schema
 from gptoss_ft.config.words import choices_of, in_words, shown_value
 
 
+class _Wrong(NamedTuple):
+    """A value that was refused: its dotted key, itself, its JSON schema; whether it is the name in a mapping."""
+
+    key: str
+    value: Any
+    schema: dict[str, Any]
+    is_name: bool
+
+
 def in_plain_words(
-    error: ValidationError, values: Mapping[str, Mapping[str, Any]], place: Callable[[str], str]
+    error: ValidationError, values: Mapping[str, Any], place: Callable[[str], str]
 ) -> Sequence[tuple[str, str]]:
     """(dotted key, message) of each wrong value, once, however many branches of its type it fails.
 
-    `values` are the values by section and key, as they were read; `place` says where a key stands.
+    `values` are the values as they were read: by section and key, with a list of them where `dataset` is one;
+    `place` says where a key stands.
     """
     messages: dict[str, str] = {}
     for details in error.errors(include_url=False):
-        key, value, schema = _locate(details, values)
-        if key in messages:
+        if details["type"] == "entries":
+            messages |= _unfit_entries(details["ctx"]["faults"], values)
             continue
-        read = f"read {shown_value(value, key)}; "
+        wrong = _locate(details["loc"], values)
+        if wrong.key in messages:
+            continue
+        read = f"read {shown_value(wrong.value, wrong.key)}{' as a name' * wrong.is_name}; "
         if details["type"] == "two_ends":
-            messages[key] = read + _two_ends(values["training"], place)
+            messages[wrong.key] = read + _two_ends(values["training"], place)
         elif details["type"] == "value_error":
-            messages[key] = read + str(details["ctx"]["error"])
+            messages[wrong.key] = read + str(details["ctx"]["error"])
         else:
-            messages[key] = read + "wanted " + in_words(schema) + _hint(value, schema)
+            messages[wrong.key] = read + "wanted " + in_words(wrong.schema) + _hint(wrong.value, wrong.schema)
     return list(messages.items())
 
 
-def _locate(details: ErrorDetails, values: Mapping[str, Any]) -> tuple[str, Any, dict[str, Any]]:
-    """The dotted key, value and JSON schema of what is wrong, as deep as the value reaches.
+def _unfit_entries(faults: Sequence[tuple[str, str]], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    owners = dict(by_owner(values))
+    for key, message in faults:
+        owner, _, name = key.rpartition(".")
+        value = owners[owner].get(name, value_schema(LISTED, name)["default"])
+        yield key, f"read {shown_value(value, key)}; {message}"
+
+
+def _locate(location: tuple[int | str, ...], values: Mapping[str, Any]) -> _Wrong:
+    """What is wrong, as deep as the value reaches.
 
     pydantic's location mixes keys and indices with names of union branches, which are no part of the value.
     """
-    section, key, *rest = details["loc"]
-    path, schema = f"{section}.{key}", value_schema(str(section), str(key))
-    value = values.get(str(section), {}).get(str(key), schema["default"])
+    section, *rest = location
+    owner, given = str(section), values.get(str(section), {})
+    if section == LISTED:
+        rest = rest[1:]  # which of its two shapes it has
+    if isinstance(given, list):
+        owner, given = f"{owner}[{rest[0]}]", given[int(rest[0])]
+        rest = rest[1:]
+    name, *rest = rest
+    path, schema = f"{owner}.{name}", value_schema(str(section), str(name))
+    value = given.get(str(name), schema["default"])
     for part in rest:
         branches = schema.get("anyOf", [schema])
         items = next((branch["items"] for branch in branches if "items" in branch), None)
@@ -50,8 +78,11 @@ def _locate(details: ErrorDetails, values: Mapping[str, Any]) -> tuple[str, Any,
         if isinstance(part, int) and isinstance(value, list) and items is not None:
             path, value, schema = f"{path}[{part}]", value[part], items
         elif isinstance(part, str) and isinstance(value, dict) and part in value and entries is not None:
-            path, value, schema = f"{path}.{part}", value[part], entries
-    return path, value, schema
+            path, schema = f"{path}.{part}", entries
+            if rest[-1] == "[key]" and part != "[key]":  # pydantic's mark of a wrong name, not a wrong value
+                return _Wrong(path, part, schema, is_name=True)
+            value = value[part]
+    return _Wrong(path, value, schema, is_name=False)
 
 
 # What other tools take for a word of YAML.

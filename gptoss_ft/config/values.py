@@ -13,13 +13,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
-Text = Annotated[
-    str,
-    Field(
-        pattern=r"^[^\x00-\x20\x7f]([^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?$",
-        json_schema_extra={"patternErrorMessage": "text"},
-    ),
-]
+_TEXT = r"^[^\x00-\x20\x7f]([^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?$"
+
+Text = Annotated[str, Field(pattern=_TEXT, json_schema_extra={"patternErrorMessage": "text"})]
 
 
 def _not_the_word_none(value: str | None) -> str | None:
@@ -29,6 +25,15 @@ def _not_the_word_none(value: str | None) -> str | None:
 
 
 NullableText = Annotated[Text | None, AfterValidator(_not_the_word_none)]
+
+
+_TEXT_SCHEMA = {"type": "string", "pattern": _TEXT, "patternErrorMessage": "text"}
+
+# pydantic 2.14 writes patternProperties, which lets every name that does not fit the pattern pass.
+Names = Annotated[
+    dict[Text, Text],
+    WithJsonSchema({"type": "object", "propertyNames": _TEXT_SCHEMA, "additionalProperties": _TEXT_SCHEMA}),
+]
 
 
 def _real_date(value: str) -> str:

@@ -4,8 +4,10 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
+from gptoss_ft.config.keys import parse_key
 from gptoss_ft.config.schema import KEYS
 
+_NAMES = {key for keys in KEYS.values() for key in keys}
 _FULL = [f"{section}.{key}" for section, keys in KEYS.items() for key in keys]
 
 LONGEST_SHOWN = 80  # characters
@@ -25,7 +27,13 @@ _OTHER_NAMES = {
     "cutoff_len": "model.max_seq_length",
     "rank": "lora.r",
     "lora_r": "lora.r",
-    "datasets": "dataset.path",
+    "datasets": "dataset",
+    "val_set_size": "dataset.eval_fraction",
+    "test_size": "dataset.eval_fraction",
+    "message_field_role": "dataset.role_key",
+    "message_field_content": "dataset.content_key",
+    "field_messages": "dataset.messages_column",
+    "field_tools": "dataset.tools_column",
     "lr": "training.learning_rate",
     "batch_size": "training.per_device_train_batch_size",
     "micro_batch_size": "training.per_device_train_batch_size",
@@ -49,9 +57,12 @@ def shown_text(text: str) -> str:
 
 def shown_value(value: Any, name: str = "") -> str:
     """A value as YAML would write it on one line; *** where `name` or the value itself speaks of a secret."""
-    if _SECRET_NAME.search(name):
-        return "***"
-    return shown_text(_flow(value))
+    return "***" if _is_secret(name) else shown_text(_flow(value))
+
+
+def _is_secret(name: str) -> bool:
+    """Whether a key is named like one that holds a secret; the schema's own (`role_key`) hold none."""
+    return _SECRET_NAME.search(name) is not None and name.rpartition(".")[2] not in _NAMES
 
 
 def _flow(value: Any) -> str:
@@ -64,7 +75,7 @@ def _flow(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_flow(item) for item in value) + "]"
     if isinstance(value, dict):
-        pairs = ((key, "***" if _SECRET_NAME.search(key) else _flow(item)) for key, item in value.items())
+        pairs = ((key, "***" if _is_secret(key) else _flow(item)) for key, item in value.items())
         return "{" + ", ".join(f"{key}: {item}" for key, item in pairs) + "}"
     return str(value)
 
@@ -80,7 +91,8 @@ def in_words(schema: dict[str, Any]) -> str:
                 "a list of " + in_words(branch["items"]) + (", at least one" if "minItems" in branch else "")
             )
         elif kind == "object":
-            phrases.append("a mapping of names to numbers or text")
+            only_text = branch["additionalProperties"].get("type") == "string"
+            phrases.append("a mapping of names to " + ("text" if only_text else "numbers or text"))
         elif kind in ("integer", "number"):
             phrases.append(("a whole number" if kind == "integer" else "a number") + _range_in_words(branch))
         else:
@@ -119,29 +131,29 @@ def unknown_key(key: str) -> str:
 
 
 def _advice(key: str) -> str:
-    section, _, name = key.rpartition(".")
-    if section not in KEYS:  # a top-level key, or one below a section that does not exist
-        section = next((full for full in _FULL if key.startswith(full + ".")), "")
-        if section:
-            return f"did you mean {section}, which takes a mapping?"
-    if key in _FULL:
-        return f"did you mean {name}: in the section {section}:?"
+    owner, _, name = key.rpartition(".")
+    parent, known = parse_key(owner), parse_key(key)
+    if parent is not None and parent.name:
+        return f"did you mean {parent.owner}.{parent.name}, which takes a mapping?"
+    if known is not None and known.name and not known.rest:
+        return f"did you mean {name}: in the section {known.section}:?"
     if name in KEYS:
         return f"did you mean the section {name}: at the start of a line?"
-    siblings = KEYS[section] if section else list(KEYS)
-    near = get_close_matches(name, siblings, n=1)
+    siblings = KEYS[parent.section] if parent is not None else list(KEYS)
+    within = f"{owner}." if parent is not None else ""
     by_name = {full.rpartition(".")[2]: full for full in _FULL}
+    near = get_close_matches(name, siblings, n=1)
     near_elsewhere = get_close_matches(name, by_name, n=1, cutoff=0.75)
     if exact := [full for full in _FULL if full.endswith("." + name)]:
         guess = " or ".join(exact)
     elif name in _OTHER_NAMES:
         guess = _OTHER_NAMES[name]
-    elif _SECRET_NAME.search(name):
+    elif _SECRET_NAME.search(name) and not get_close_matches(name, siblings, n=1, cutoff=0.8):
         return "secrets have no place in a config: set HF_TOKEN or WANDB_API_KEY in the environment"
     elif near:
-        guess = f"{section}.{near[0]}" if section else near[0]
+        guess = within + near[0]
     elif near_elsewhere:
         guess = by_name[near_elsewhere[0]]
     else:
-        return ("the keys of " + section if section else "the sections") + " are " + ", ".join(siblings)
-    return f"did you mean {guess}?"
+        return (f"the keys of {owner}" if parent is not None else "the sections") + " are " + ", ".join(siblings)
+    return f"did you mean {guess.replace(f'{parent.section}.', within) if parent is not None else guess}?"

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
+from gptoss_ft.config.keys import LISTED, parse_key
 from gptoss_ft.config.schema import KEYS, JobConfig
 from gptoss_ft.config.value_errors import in_plain_words
 from gptoss_ft.config.words import shown_text, shown_value, unknown_key
@@ -21,8 +23,8 @@ CURE = "docs/configuration.md lists every key, what it takes and its default."
 class ConfigSource:
     """Where each value of a job came from.
 
-    `path` is the file as the user named it, `marks` the place of every section and value in it by dotted key
-    (`lora.r`, `lora.target_modules[1]`), `overrides` the keys that `--set` gave.
+    `path` is the file as the user named it, `marks` the place of every section, entry and value in it by dotted
+    key (`lora.r`, `lora.target_modules[1]`, `dataset[0].path`), `overrides` the keys that `--set` gave.
     """
 
     path: str
@@ -30,19 +32,26 @@ class ConfigSource:
     overrides: tuple[str, ...]
 
     def place(self, key: str) -> str:
-        """`config.yaml:12:19` or `--set lora.r`; for a key nobody gave, its section's, and `(default)`."""
-        section, _, name = key.partition(".")
-        name = name.partition("[")[0].partition(".")[0]
-        if section not in KEYS or (name and name not in KEYS[section]):
+        """`config.yaml:12:19` or `--set lora.r`; for a key nobody gave, its section's or entry's, and `(default)`.
+
+        Where the dataset is a list, `dataset.path` is no entry's: its place is the list's. Raises KeyError for a key
+        that the schema lacks.
+        """
+        parsed = parse_key(key)
+        if parsed is None:
             raise KeyError(key)
-        whole = f"{section}.{name}" if name else section
+        section, owner, name, rest = parsed
+        is_list = f"{section}[0]" in self.marks
+        if not is_list:
+            owner = section
+        whole = f"{owner}.{name}" if name else owner
         if whole in self.overrides:
             return f"--set {whole}"
-        for known in (key, whole, section):
+        for known in (whole + rest, whole, owner, section):
             if known in self.marks:
                 mark = self.marks[known]
-                note = " (default)" if known == section and name else ""
-                return f"{self.path}:{mark.line}:{mark.column}{note}"
+                is_default = name and known == owner and not (is_list and owner == section)
+                return f"{self.path}:{mark.line}:{mark.column}{' (default)' if is_default else ''}"
         return f"{self.path} (default)"
 
     def problem(self, key: str, message: str) -> Problem:
@@ -69,8 +78,10 @@ class _Mistakes:
     def __init__(self, path: str) -> None:
         self.path = path
         self.found: list[tuple[tuple[int, int], Problem]] = []
+        self.in_file: set[tuple[Mark, str]] = set()
 
     def at(self, mark: Mark, key: str, message: str) -> None:
+        self.in_file.add((mark, key))
         self.found.append((mark, _problem(f"{self.path}:{mark.line}:{mark.column}", key, message)))
 
     def in_override(self, key: str, message: str) -> None:
@@ -78,8 +89,12 @@ class _Mistakes:
 
     def of_value(self, source: ConfigSource, key: str, message: str) -> None:
         place = source.place(key)
-        order = _BEHIND_THE_FILE if place.startswith("--set ") else source.marks.get(key, (0, 0))
-        self.found.append((order, _problem(place, key, message)))
+        if place.startswith("--set "):
+            self.found.append((_BEHIND_THE_FILE, _problem(place, key, message)))
+            return
+        mark = source.marks.get(key) or source.marks.get(key.rpartition(".")[0], Mark(0, 0))
+        if (mark, key) not in self.in_file:  # else it was refused as it was read, and null stands in for it
+            self.found.append((mark, _problem(place, key, message)))
 
     def raise_any(self) -> None:
         if self.found:
@@ -99,12 +114,15 @@ def load_job_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         mistakes.at(Mark(1, 1), "", "empty; write at least one section, or {} for a job of defaults")
     nodes, marks = _sections(root, mistakes)
     given = _overrides(overrides, mistakes)
-    source = ConfigSource(str(path), marks, tuple(f"{section}.{key}" for section, key in given))
+    source = ConfigSource(str(path), marks, tuple(f"{owner}.{key}" for owner, key in given))
     if root is None:  # a rule over several values would be judged without the file's
         mistakes.raise_any()
-    for (section, key), node in given.items():
-        nodes.setdefault(section, {})[key] = node
-    values = {section: {key: node.plain() for key, node in keys.items()} for section, keys in nodes.items()}
+    for (owner, key), node in given.items():
+        if advice := _misplaced(owner, key, nodes):
+            mistakes.in_override(shown_text(f"{owner}.{key}"), advice)
+        else:
+            nodes.setdefault(owner, {})[key] = node
+    values = _plain(nodes)
     try:
         job = JobConfig.model_validate(values)
     except ValidationError as error:
@@ -115,7 +133,7 @@ def load_job_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
 
 
 def _sections(root: Node | None, mistakes: _Mistakes) -> tuple[dict[str, dict[str, Node]], dict[str, Mark]]:
-    """The known keys of each section, and the place of everything; unknown keys become mistakes."""
+    """The known keys of each section or entry, and the place of everything; unknown keys become mistakes."""
     nodes: dict[str, dict[str, Node]] = {}
     marks: dict[str, Mark] = {}
     if root is None:
@@ -130,22 +148,49 @@ def _sections(root: Node | None, mistakes: _Mistakes) -> tuple[dict[str, dict[st
             mistakes.at(entry.key_mark, section, unknown_key(section))
             continue
         marks[section] = entry.key_mark
-        nodes[section] = {}
-        if entry.node.value is None:  # `lora:` with every key below it taken out
-            continue
-        if not isinstance(entry.node.value, dict):
-            read = shown_value(entry.node.plain(), section)
-            wanted = f"wanted keys below it, such as {KEYS[section][0]}"
-            mistakes.at(entry.node.mark, section, f"read {read}; {wanted}")
-            continue
-        for key, value in entry.node.value.items():
-            if key not in KEYS[section]:
-                full = f"{section}.{key}"
-                mistakes.at(value.key_mark, full, unknown_key(full))
-                continue
-            nodes[section][key] = value.node
-            _mark_all(f"{section}.{key}", value.node, marks)
+        content = entry.node.value
+        if section == LISTED and isinstance(content, list) and content:
+            for index, item in enumerate(content):
+                owner = f"{section}[{index}]"
+                marks[owner] = item.mark
+                nodes[owner] = _known_keys(section, owner, item, marks, mistakes)
+        else:
+            # `lora:` with every key below it taken out reads as null
+            nodes[section] = {} if content is None else _known_keys(section, section, entry.node, marks, mistakes)
     return nodes, marks
+
+
+def _known_keys(section: str, owner: str, node: Node, marks: dict[str, Mark], mistakes: _Mistakes) -> dict[str, Node]:
+    """The known keys of one section or entry, the `owner`; none where it is not a mapping, which is a mistake."""
+    if not isinstance(node.value, dict):
+        if (node.mark, owner) in mistakes.in_file:  # refused as it was read
+            return {}
+        or_list = ", or a list of entries with such keys" if owner == LISTED else ""
+        read = shown_value(node.plain(), owner)
+        mistakes.at(node.mark, owner, f"read {read}; wanted keys below it, such as {KEYS[section][0]}{or_list}")
+        return {}
+    known = {}
+    for key, value in node.value.items():
+        full = f"{owner}.{key}"
+        if key in KEYS[section]:
+            known[key] = value.node
+            _mark_all(full, value.node, marks)
+        else:
+            mistakes.at(value.key_mark, full, unknown_key(full))
+    return known
+
+
+def _plain(nodes: Mapping[str, Mapping[str, Node]]) -> dict[str, Any]:
+    """The values without places, by section and key; entries (`dataset[0]`, `dataset[1]`, …) as a list again."""
+    values: dict[str, Any] = {}
+    for owner, keys in nodes.items():
+        section, bracket, _ = owner.partition("[")
+        plain = {key: node.plain() for key, node in keys.items()}
+        if bracket:
+            values.setdefault(section, []).append(plain)
+        else:
+            values[section] = plain
+    return values
 
 
 def _mark_all(path: str, node: Node, marks: dict[str, Mark]) -> None:
@@ -159,23 +204,37 @@ def _mark_all(path: str, node: Node, marks: dict[str, Mark]) -> None:
 
 
 def _overrides(overrides: Sequence[str], mistakes: _Mistakes) -> dict[tuple[str, str], Node]:
-    """(section, key) → value; a key given twice has its last value."""
+    """(section or entry, key) → value; a key given twice has its last value."""
     given: dict[tuple[str, str], Node] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         key = key.strip()
-        section, _, name = key.partition(".")
+        parsed = parse_key(key)
         if not equals:
             mistakes.in_override(shown_text(key), "wanted KEY=VALUE, such as training.max_steps=100")
-        elif key in KEYS:
-            example = f"{key}.{KEYS[key][0]}=…"
-            mistakes.in_override(key, f"a section; set one of its keys, such as {example}")
-        elif name not in KEYS.get(section, ()):
+        elif parsed is None or parsed.rest:
             mistakes.in_override(shown_text(key), unknown_key(key))
+        elif not parsed.name:
+            kind = "a section" if parsed.owner == parsed.section else "an entry"
+            example = f"{parsed.owner}.{KEYS[parsed.section][0]}=…"
+            mistakes.in_override(shown_text(key), f"{kind}; set one of its keys, such as {shown_text(example)}")
         else:
             root, faults = read_tree(text, lambda mark: f"column {mark.column} of the value")
             for fault in faults:
-                mistakes.in_override(key, fault.message)
+                mistakes.in_override(shown_text(key), fault.message)
             if not faults:
-                given[section, name] = Node(Mark(1, 1), None) if root is None else root
+                given[parsed.owner, parsed.name] = Node(Mark(1, 1), None) if root is None else root
     return given
+
+
+def _misplaced(owner: str, key: str, nodes: Mapping[str, object]) -> str:
+    """What to say of an override of an entry that the file does not have; empty where the file has it."""
+    section, bracket, _ = owner.partition("[")
+    entries = [name for name in nodes if name.startswith(f"{section}[")]
+    if entries and not bracket:
+        return f"{section} is a list; name the entry, as in {entries[0]}.{key}"
+    if bracket and not entries:
+        return f"{section} is not a list; leave the index out, as in {section}.{key}"
+    if bracket and owner not in nodes:
+        return f"{section} has {len(entries)} {'entry' if len(entries) == 1 else 'entries'}, counted from 0"
+    return ""

@@ -79,7 +79,7 @@ def read_tree(text: str, place: Callable[[Mark], str]) -> tuple[Node | None, lis
     """Parse one YAML document. `place` words a position, for faults that have two.
 
     Returns the root (None for an empty text, and where reading had to stop) and all that is wrong.
-    A scalar, alias or key with a fault is left out of the tree.
+    A scalar, alias or key with a fault is left out of the tree; as the item of a list it is null.
     """
     builder = _Builder(place)
     try:
@@ -146,7 +146,7 @@ class _Builder:
                 self._put(self._alias(event, mark) if isinstance(event, AliasEvent) else self._scalar(event, mark))
             except _Refused as refused:
                 self._fault(mark, str(refused))
-                self._drop()
+                self._drop(mark)
 
     def _scalar(self, event: ScalarEvent, mark: Mark) -> Node:
         self._count(1, mark)
@@ -191,9 +191,14 @@ class _Builder:
             frame.key, frame.key_mark = None, None
         frame.node.size += node.size
 
-    def _drop(self) -> None:
-        """Pass over a refused value: a refused key still has a value to come, which goes with it."""
+    def _drop(self, mark: Mark) -> None:
+        """Pass over a refused value: a refused key still has a value to come, which goes with it.
+
+        In a list null stands in for it, so that the items behind keep their index.
+        """
         frame = self.stack[-1] if self.stack else None
+        if frame is not None and isinstance(frame.node.value, list):
+            frame.node.value.append(Node(mark, None))
         if frame is not None and isinstance(frame.node.value, dict):
             frame.key_mark = frame.node.mark if frame.key_mark is None else None
             frame.key = None
@@ -231,5 +236,16 @@ class _Builder:
             raise Stop(mark, f"more than {MAX_VALUES} values, with aliases written out")
 
     def _fault(self, mark: Mark, message: str) -> None:
-        path = ".".join(frame.key for frame in self.stack if frame.key is not None)
-        self.faults.append(Fault(mark, path, message))
+        self.faults.append(Fault(mark, self._path(), message))
+
+    def _path(self) -> str:
+        """The dotted key of what is being read, as far as it has one: `dataset[1].path`."""
+        path = ""
+        for frame in self.stack:
+            if isinstance(frame.node.value, list):
+                path += f"[{len(frame.node.value)}]" if path else ""
+            elif frame.key is not None:
+                path += f".{frame.key}" if path else frame.key
+            else:
+                break
+        return path

@@ -1,37 +1,72 @@
 """Rows of a data set → records. A format is one function from a row to a `Record`, registered by name.
 
-A new format is a function `(row, its columns) -> Record` that raises `RowError`, a `Format` in `FORMATS`, and its
-name in `DatasetSection.format`.
+A new format is a `Format` in `FORMATS`, and its name in `DatasetSection.format`.
 """
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gptoss_ft.config import DatasetSection
-from gptoss_ft.data.conversation import Conversation, Message, Record, Role, RowError, Text, check_order
-from gptoss_ft.errors import DataError
+from gptoss_ft.data.conversation import Conversation, Effort, Message, Record, RowError, Text, check_order, is_effort
+from gptoss_ft.data.messages import read_messages, read_tools, string
+from gptoss_ft.errors import DataError, SettingError
 
 Row = Mapping[str, Any]
 
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "developer",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-}
 # The question and answer columns of korean_textbooks' older layout.
 QUESTION_ANSWER = ("0", "1")
 
 
 @dataclass(frozen=True)
 class Format:
-    """`columns` names the columns it reads, given those there are, or raises `DataError`; `adapt` reads a row."""
+    """`columns` names the columns that every row must have, given those there are, or raises `DataError`; `adapt`
+    makes a record of a row, given those columns, or raises `RowError`."""
 
     columns: Callable[[DatasetSection, Sequence[str]], tuple[str, ...]]
-    adapt: Callable[[Row, tuple[str, ...]], Record]
+    adapt: Callable[[Row, tuple[str, ...], DatasetSection], Record]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The format of one data set, with the columns that it reads; `adapt(row)` makes a record or raises `RowError`."""
+
+    config: DatasetSection
+    format: Format
+    columns: tuple[str, ...]
+
+    def adapt(self, row: Row) -> Record:
+        record = self.format.adapt(row, self.columns, self.config)
+        if isinstance(record, Text):
+            return record
+        check_order(record.messages)
+        tools = read_tools(row.get(self.config.tools_column), self.config.tools_column)
+        return replace(record, tools=tools, effort=self._effort(row))
+
+    def _effort(self, row: Row) -> Effort | None:
+        wanted = self.config.reasoning_effort
+        if is_effort(wanted):
+            return None
+        value = row.get(wanted)
+        if not is_effort(value):
+            found = "missing" if value is None else reprlib.repr(value)
+            raise RowError(f"column {wanted} is {found}, wanted low, medium or high", "reasoning effort")
+        return value
+
+
+def open_adapter(config: DatasetSection, columns: Sequence[str]) -> Adapter:
+    """The adapter of `config.format` for a data set with these columns. Raises `DataError` when one that it needs is
+    not there, `SettingError` for a reasoning effort that is neither a level nor a column."""
+    effort = config.reasoning_effort
+    if not is_effort(effort) and effort not in columns:
+        raise SettingError(
+            f"{effort} is no level of reasoning effort, and no column either; there are: {', '.join(columns)}",
+            "Set low, medium or high, or the name of a column that holds one of them in each row.",
+            key="dataset.reasoning_effort",
+        )
+    format_ = FORMATS[config.format]
+    return Adapter(config, format_, format_.columns(config, columns))
 
 
 def _conversation_column(config: DatasetSection, columns: Sequence[str]) -> tuple[str, ...]:
@@ -46,6 +81,45 @@ def _conversation_column(config: DatasetSection, columns: Sequence[str]) -> tupl
     )
 
 
+def _adapt_conversation(row: Row, columns: tuple[str, ...], config: DatasetSection) -> Conversation:
+    return Conversation(read_messages(row.get(columns[0]), config, columns[0]))
+
+
+def _named_columns(*wanted: str) -> Callable[[DatasetSection, Sequence[str]], tuple[str, ...]]:
+    def columns(config: DatasetSection, there: Sequence[str]) -> tuple[str, ...]:
+        missing = [column for column in wanted if column not in there]
+        if missing:
+            raise DataError(
+                f"no column {' or '.join(missing)}, which format {config.format} reads; there are: {', '.join(there)}",
+                f"Name them in dataset.rename_columns, as {{question: {missing[0]}}}, or set dataset.format.",
+                key="dataset.format",
+            )
+        return wanted
+
+    return columns
+
+
+def _adapt_alpaca(row: Row, columns: tuple[str, ...], config: DatasetSection) -> Conversation:
+    instruction = string(row.get("instruction"), "column instruction")
+    given = "" if row.get("input") is None else string(row["input"], "column input")
+    question = "\n\n".join(part for part in (instruction, given) if part.strip())
+    answer = string(row.get("output"), "column output")
+    return Conversation((Message("user", question), Message("assistant", answer)))
+
+
+def _adapt_prompt_completion(row: Row, columns: tuple[str, ...], config: DatasetSection) -> Conversation:
+    """Strings are a question and its answer; of lists of messages only the completion's answers are trained."""
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, str) and isinstance(completion, str):
+        question, answer = string(prompt, "column prompt"), string(completion, "column completion")
+        return Conversation((Message("user", question), Message("assistant", answer)))
+    if not (isinstance(prompt, list) and isinstance(completion, list)):
+        raise RowError("prompt and completion are not both strings or both lists of messages", "wrong shape")
+    messages = read_messages([*prompt, *completion], config, "prompt and completion")
+    context = tuple(replace(message, train=False) for message in messages[: len(prompt)])
+    return Conversation((*context, *messages[len(prompt) :]))
+
+
 def _text_columns(config: DatasetSection, columns: Sequence[str]) -> tuple[str, ...]:
     if config.text_column in columns:
         return (config.text_column,)
@@ -58,58 +132,19 @@ def _text_columns(config: DatasetSection, columns: Sequence[str]) -> tuple[str, 
     )
 
 
-def _string(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise RowError(f"{what} is {'missing' if value is None else type(value).__name__}, wanted a string")
-    return value
-
-
-def _message(raw: object, number: int) -> Message:
-    if not isinstance(raw, Mapping):
-        raise RowError(f"message {number} is {type(raw).__name__}, wanted an object with role and content")
-    role_key, content_key = ("from", "value") if "from" in raw else ("role", "content")
-    role = _string(raw.get(role_key), f"message {number}: {role_key}")
-    if role not in ROLES:
-        raise RowError(f"message {number}: unknown role {role!r}; known are {', '.join(ROLES)}")
-    content = _string(raw.get(content_key), f"message {number}: {content_key}")
-    # Arrow fills a key that only some messages have with None, and data sets write '' for "no thinking".
-    thinking = raw.get("thinking") or raw.get("reasoning_content") or None
-    if thinking is not None:
-        thinking = _string(thinking, f"message {number}: thinking")
-        if ROLES[role] != "assistant":
-            raise RowError(f"message {number}: thinking belongs to the assistant, not to {role}")
-    if raw.get("tool_calls"):
-        raise RowError(f"message {number}: tool calls are not rendered yet")
-    return Message(ROLES[role], content, thinking)
-
-
-def _adapt_conversation(row: Row, columns: tuple[str, ...]) -> Record:
-    raw = row.get(columns[0])
-    if not isinstance(raw, Sequence) or isinstance(raw, str):
-        raise RowError(f"{columns[0]} is {type(raw).__name__}, wanted a list of messages")
-    messages = tuple(_message(item, number) for number, item in enumerate(raw, start=1))
-    check_order(messages)
-    return Conversation(messages)
-
-
-def _adapt_text(row: Row, columns: tuple[str, ...]) -> Record:
+def _adapt_text(row: Row, columns: tuple[str, ...], config: DatasetSection) -> Record:
     if columns == QUESTION_ANSWER:
-        question, answer = (_string(row.get(column), f"column {column}") for column in columns)
-        messages = (Message("user", question), Message("assistant", answer))
-        check_order(messages)
-        return Conversation(messages)
-    text = _string(row.get(columns[0]), f"column {columns[0]}")
+        question, answer = (string(row.get(column), f"column {column}") for column in columns)
+        return Conversation((Message("user", question), Message("assistant", answer)))
+    text = string(row.get(columns[0]), f"column {columns[0]}")
     if not text.strip():
-        raise RowError(f"column {columns[0]} is empty")
+        raise RowError(f"column {columns[0]} is empty", "empty answer")
     return Text(text)
 
 
 FORMATS: dict[str, Format] = {
     "sharegpt": Format(_conversation_column, _adapt_conversation),
+    "alpaca": Format(_named_columns("instruction", "output"), _adapt_alpaca),
+    "prompt_completion": Format(_named_columns("prompt", "completion"), _adapt_prompt_completion),
     "custom": Format(_text_columns, _adapt_text),
 }
-
-
-def check_columns(config: DatasetSection, columns: Sequence[str]) -> None:
-    """Raise `DataError` unless the data set has the columns that its format reads."""
-    FORMATS[config.format].columns(config, columns)

@@ -1,110 +1,185 @@
 """Rendering with the tokenizer's own chat template, for models that do not speak harmony."""
 
-from dataclasses import dataclass
-from datetime import date as Date
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
-import jinja2
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from gptoss_ft.data.conversation import Message, Record, RowError, Text
-from gptoss_ft.data.rendering import IGNORED, Piece, Sample, TrainOn, encode, split_by_answer
+from gptoss_ft.data.control_tokens import ControlTokens, StandIns
+from gptoss_ft.data.conversation import Conversation, Effort, Message, Record, RowError, Text
+from gptoss_ft.data.jinja_template import THINK, JinjaTemplate
+from gptoss_ft.data.rendering import Draft, Encoder, Ids, Part, Piece, TrainOn, split_by_answer
+from gptoss_ft.data.stretch_ids import adds_text, ids_of_stretches
+from gptoss_ft.data.template_messages import TemplateInput, left_out, probe_of, shape_of
 from gptoss_ft.errors import DataError
+
+
+class _BeginningDiffers(RowError):
+    def __init__(self) -> None:
+        super().__init__(
+            "the model's chat template renders the conversation's beginning differently without its end",
+            "chat template",
+        )
+
+
+class _Stretch(NamedTuple):
+    """Characters [start, end) of a rendering: an answer, or what lies before, between or after the answers."""
+
+    start: int
+    end: int
+    is_answer: bool
 
 
 @dataclass
 class TemplateRenderer:
-    """Renders a conversation with the chat template and labels what follows each generation prompt.
+    """Renders a conversation with the chat template and trains what follows each generation prompt.
 
     The prompt of every answer is checked to be the beginning of the whole, so that what is trained is what the
-    model must say after what it will be shown.
+    model must say after what it will be shown. Where a template renders an answer differently once another follows it
+    (Qwen 3's does), each one is a sample of its own. A row of which the template leaves something out is a `RowError`.
+
+    `date` is a literal for templates that state one; `effort` is for those that state one, unless a conversation has
+    its own.
     """
 
     tokenizer: PreTrainedTokenizerBase
+    encoder: Encoder
+    effort: Effort
     date: str | None
     train_on: TrainOn
-    effort: str = "medium"
+    _left_out: dict[tuple[object, ...], str | None] = field(default_factory=dict, init=False)
 
-    def render(self, record: Record) -> list[Sample]:
+    def draft(self, record: Record) -> list[Draft]:
         if isinstance(record, Text):
-            return [self._render_text(record.text)]
-        return [self._render_piece(piece) for piece in split_by_answer(record)]
+            return [self._draft_text(record.text)]
+        return [draft for piece in split_by_answer(record) for draft in self._draft_piece(piece, record)]
 
-    def _render_piece(self, piece: Piece) -> Sample:
-        messages = piece.messages
-        whole = self._template(messages, prompt=False)
-        sample = Sample(whole, list(whole) if self.train_on == "everything" else [IGNORED] * len(whole))
-        for position in piece.trained:
-            start = len(self._prefix(messages[:position], whole, prompt=True))
-            end = len(self._prefix(messages[: position + 1], whole, prompt=False))
-            end = self._after_end_of_turn(whole, start, end)
-            sample.labels[start:end] = whole[start:end]
-        return sample
-
-    def _prefix(self, messages: tuple[Message, ...], whole: list[int], prompt: bool) -> list[int]:
-        ids = self._template(messages, prompt)
-        if whole[: len(ids)] != ids:
-            raise RowError("the model's chat template renders the conversation's beginning differently without its end")
-        return ids
-
-    def _after_end_of_turn(self, ids: list[int], start: int, end: int) -> int:
-        """What templates write after the end-of-turn token (ChatML's newline) is not the model's to say."""
-        control = self._control_ids
-        last = next((at for at in range(end - 1, start - 1, -1) if ids[at] in control), end - 1)
-        return last + 1
-
-    @cached_property
-    def _control_ids(self) -> set[int]:
-        return {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
-
-    def _template(self, messages: tuple[Message, ...], prompt: bool) -> list[int]:
-        if self.tokenizer.chat_template is None:
-            raise DataError(
-                f"{self.tokenizer.name_or_path} has no chat template, which conversations need",
-                "Name one in model.chat_template, or use dataset.format: custom with text.",
-                key="model.chat_template",
-            )
+    def _draft_piece(self, piece: Piece, conversation: Conversation) -> list[Draft]:
         try:
-            text = self.tokenizer.apply_chat_template(
-                [_as_template_message(message) for message in messages],
-                tokenize=False,
-                add_generation_prompt=prompt,
-                **self._template_arguments,
-            )
-        except jinja2.TemplateSyntaxError as error:
-            raise DataError(
-                f"the chat template is not valid Jinja, line {error.lineno}: {error.message}", key="model.chat_template"
-            ) from None
-        except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            # What Python raises while it computes a template's expressions comes through Jinja as it is.
-            raise RowError(f"the model's chat template refuses it: {error}") from None
-        # Templates may strip it (Qwen 3's does).
-        if any(message.thinking is not None and message.thinking.strip() not in str(text) for message in messages):
-            raise RowError("has thinking, which the model's chat template leaves out")
-        return encode(self.tokenizer, str(text), live=True)
+            return [self._draft_answers(piece.messages, piece.trained, conversation)]
+        except _BeginningDiffers:
+            if piece.trained == {len(piece.messages) - 1}:
+                raise
+        return [
+            self._draft_answers(piece.messages[: at + 1], frozenset([at]), conversation) for at in sorted(piece.trained)
+        ]
+
+    def _draft_answers(
+        self, messages: tuple[Message, ...], trained: frozenset[int], conversation: Conversation
+    ) -> Draft:
+        given = self._template.input_of(messages, conversation.tools, conversation.effort)
+        thinks = any(messages[at].thinking or "</think>" in messages[at].content for at in trained)
+        whole = self._template.render(given, thinks=thinks)
+        stretches = self._stretches(given, whole, trained, thinks)
+        missing = left_out(given, trained, whole) or self._left_out_of_shape(given, trained, thinks)
+        if missing is not None:
+            raise RowError(f"has {missing}, which the model's chat template leaves out", "chat template")
+        if self._adds_space:
+            return self._draft_of_ids(whole, stretches, given.stand_ins)
+        return self._draft_of_text(whole, stretches, given.stand_ins)
+
+    def _left_out_of_shape(self, given: TemplateInput, trained: Collection[int], thinks: bool) -> str | None:
+        """What the template leaves out of any conversation of this shape, be it so short as to be found by chance."""
+        shape = (*shape_of(given), tuple(sorted(trained)), thinks)
+        if shape not in self._left_out:
+            probe = probe_of(given)
+            try:
+                self._left_out[shape] = left_out(probe, trained, self._template.render(probe, thinks=thinks))
+            except RowError:
+                # The template has taken the row itself; what it dislikes about the probe says nothing.
+                self._left_out[shape] = None
+        return self._left_out[shape]
 
     @cached_property
-    def _template_arguments(self) -> dict[str, Any]:
-        # Llama's templates write today's date, under one of these names: a literal keeps the tokens the same.
-        # A template without reasoning effort ignores it.
-        arguments: dict[str, Any] = {"reasoning_effort": self.effort}
-        if self.date is None:
-            return arguments | {"strftime_now": _refuse_today}
-        day = Date.fromisoformat(self.date)
-        return arguments | {"date_string": day.strftime("%d %b %Y"), "strftime_now": day.strftime}
+    def _control(self) -> ControlTokens:
+        return ControlTokens(self.tokenizer)
 
-    def _render_text(self, text: str) -> Sample:
-        ids = encode(self.tokenizer, text, live=True)
-        if not any(token in self._control_ids for token in ids):
-            sample = Sample(is_plain=True)
-            bos = self.tokenizer.bos_token_id
-            sample.add([bos] if bos is not None else [], False)
-            sample.add([*ids, self._end_of_text], True)
-            return sample
-        if self.train_on == "everything":
-            return Sample(ids, list(ids))
-        return Sample(ids, self._assistant_labels(ids))
+    @cached_property
+    def _template(self) -> JinjaTemplate:
+        return JinjaTemplate(self.tokenizer, self._control, self.effort, self.date)
+
+    @cached_property
+    def _adds_space(self) -> bool:
+        return adds_text(self.tokenizer)
+
+    @property
+    def _context(self) -> str:
+        return "prompt" if self.train_on == "everything" else ""
+
+    # Where the answers stand in the rendering.
+
+    def _stretches(self, given: TemplateInput, whole: str, trained: Collection[int], thinks: bool) -> list[_Stretch]:
+        stretches: list[_Stretch] = []
+        position = 0
+        for at in sorted(trained):
+            prompt = self._template.render(given, at, prompt=True, thinks=thinks)
+            is_last = at + 1 == len(given.messages)
+            ended = whole if is_last else self._template.render(given, at + 1, thinks=thinks)
+            start = self._control.after_swallowed(whole, position, len(prompt))
+            end = self._end_of_answer(whole, ended, start)
+            if not whole.startswith(prompt) or not position <= start < end:
+                raise _BeginningDiffers
+            stretches += [_Stretch(position, start, False), _Stretch(start, end, True)]
+            position = end
+        return [*stretches, _Stretch(position, len(whole), False)]
+
+    def _end_of_answer(self, whole: str, ended: str, start: int) -> int:
+        """Where an answer that begins at `start` ends; `ended` is the rendering of the conversation through it.
+
+        What templates write after the end-of-turn token (ChatML's newline) is not the model's to say.
+        """
+        end = len(ended)
+        if not whole.startswith(ended):
+            # Phi 3's template ends the conversation, not every turn, in the end-of-text token.
+            shared = self._control.spans(ended, start, _shared_length(whole, ended))
+            end = shared[-1][1] if shared else 0
+            if self._control.removed_from(ended[end:]).strip():
+                raise _BeginningDiffers
+        tokens = self._control.spans(whole, start, end)
+        ends = [span for span in tokens if span[2] == self._template.end_of_turn] or tokens
+        return ends[-1][1] if ends else end
+
+    # Parts.
+
+    def _draft_of_text(self, whole: str, stretches: list[_Stretch], stand_ins: StandIns) -> Draft:
+        draft = Draft(whole=[Part(text, live=live) for text, live in self._control.pieces(whole, stand_ins)])
+        for start, end, is_answer in stretches:
+            channel = "answer" if is_answer else self._context
+            draft.parts += [
+                Part(text, channel, live) for text, live in self._control.pieces(whole[start:end], stand_ins)
+            ]
+            if is_answer:
+                draft.parts[-1] = draft.parts[-1]._replace(ends=True)
+        return draft
+
+    def _draft_of_ids(self, whole: str, stretches: list[_Stretch], stand_ins: StandIns) -> Draft:
+        ends = [stretch.end for stretch in stretches]
+        ids = ids_of_stretches(whole, ends, self._control, stand_ins, self.encoder)
+        parts = [
+            Part(part, "answer", ends=True) if stretch.is_answer else Part(part, self._context)
+            for stretch, part in zip(stretches, ids, strict=True)
+        ]
+        pieces = self._control.pieces(whole, stand_ins)
+        # Plain text on its own is not tokenized as within the whole.
+        is_live = all(live for _, live in pieces)
+        return Draft(parts, whole=[Part(whole, live=True)] if is_live else None)
+
+    # Text.
+
+    def _draft_text(self, text: str) -> Draft:
+        """Text without control tokens is trained whole, between one beginning-of-text token, if the tokenizer has it,
+        and one end-of-text token; it may bring them along. Other text is taken for the template's own markup."""
+        plain = text.removeprefix(self.tokenizer.bos_token or "").removesuffix(self.tokenizer.eos_token or "")
+        if not self._control.are_in(plain):
+            bos, eos = self.tokenizer.bos_token_id, self._end_of_text
+            beginning = [] if bos is None else [Part(np.array([bos], np.int32))]
+            end = Part(np.array([eos], np.int32), "text")
+            return Draft([*beginning, Part(plain, "text", live=True), end], is_plain=True)
+        ids = self.encoder.encode(text, live=True)
+        return Draft([Part(ids, "prompt")] if self.train_on == "everything" else self._spoken_parts(ids))
 
     @property
     def _end_of_text(self) -> int:
@@ -113,48 +188,46 @@ class TemplateRenderer:
             raise DataError(f"{self.tokenizer.name_or_path} has no end-of-text token", key="model.name")
         return int(token)
 
-    def _assistant_labels(self, ids: list[int]) -> list[int]:
-        """Labels of text that carries the template's markup: from each generation prompt to the end of its turn."""
-        opening, terminator = self._generation_markers
-        labels = [IGNORED] * len(ids)
-        for position in range(len(ids) - len(opening) + 1):
-            if ids[position : position + len(opening)] == opening:
-                start = position + len(opening)
-                end = next((at for at in range(start, len(ids)) if ids[at] == terminator), len(ids) - 1)
-                labels[start : end + 1] = ids[start : end + 1]
-        return labels
+    def _spoken_parts(self, ids: Ids) -> list[Part]:
+        """Text that carries the template's markup, split into the answers, each from a generation prompt through the
+        end of its turn, and what lies around them."""
+        opening, terminator = self._markers
+        starts = np.flatnonzero(ids == opening[0]) + len(opening)
+        ends = np.flatnonzero(ids == terminator) + 1
+        parts: list[Part] = []
+        position = 0
+        for start in starts:
+            if start - len(opening) < position or not np.array_equal(ids[start - len(opening) : start], opening):
+                continue
+            after = ends[ends > start]
+            end = int(after[0]) if after.size else len(ids)
+            parts += [Part(ids[position:start]), Part(ids[start:end], "answer", ends=after.size > 0)]
+            position = end
+        return [part for part in [*parts, Part(ids[position:])] if len(part.tokens)]
 
     @cached_property
-    def _generation_markers(self) -> tuple[list[int], int]:
+    def _markers(self) -> tuple[Ids, int]:
         """Tokens that open an answer, and the token that ends one, as the template writes them."""
-        question = (Message("user", "question"),)
-        answered = (*question, Message("assistant", "answer"))
-        asked, prompt = self._template(question, prompt=False), self._template(question, prompt=True)
-        whole = self._template(answered, prompt=False)
-        end = self._after_end_of_turn(whole, len(prompt), len(whole))
-        opening = prompt[len(asked) :]
-        if not opening:
+        asked, prompt = (
+            self.encoder.encode(text, live=True) for text in (self._template.question, self._template.prompt)
+        )
+        shared = min(len(asked), len(prompt))
+        differing = np.flatnonzero(asked[:shared] != prompt[:shared])
+        opening = prompt[int(differing[0]) if differing.size else shared :]
+        # An answer in text brings its thinking along, or has none.
+        thinking = np.flatnonzero(opening == self.encoder.encode(THINK, live=True)[0])
+        opening = opening[: int(thinking[0])] if self._template.opens_thinking and thinking.size else opening
+        if not opening.size or self._template.end_of_turn is None:
+            lacking = "generation prompt" if not opening.size else "control token after an answer"
             raise DataError(
-                "the chat template has no generation prompt, so that answers in text cannot be told from questions",
+                f"the chat template has no {lacking}, so that answers in text cannot be told from questions",
                 "Set dataset.train_on: everything, or name another template in model.chat_template.",
                 key="dataset.train_on",
             )
-        return opening, whole[end - 1]
+        return opening, int(self.encoder.encode(self._template.end_of_turn, live=True)[0])
 
 
-def _refuse_today(_: str) -> str:
-    raise DataError(
-        "the model's chat template states a date, and dataset.prompt_date names none",
-        "Set it to a literal date, so that the tokens do not change with the day.",
-        key="dataset.prompt_date",
-    )
-
-
-def _as_template_message(message: Message) -> dict[str, str]:
-    # There is no developer role outside harmony; a template that knows neither raises.
-    role = "system" if message.role == "developer" else message.role
-    rendered = {"role": role, "content": message.content}
-    if message.thinking is not None:
-        # Templates differ in the name; the one that they do not know is ignored.
-        rendered |= {"thinking": message.thinking, "reasoning_content": message.thinking}
-    return rendered
+def _shared_length(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    differing = (at for at, (left, right) in enumerate(zip(one, other, strict=False)) if left != right)
+    return next(differing, min(len(one), len(other)))

@@ -1,16 +1,35 @@
 """The model's tokenizer: the one that came with the model, with its own chat template unless another is named."""
 
-from pathlib import Path
+import os
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from gptoss_ft import tiny
+from gptoss_ft.config import ModelSection
+from gptoss_ft.data.chat_templates import BUILT_IN, chat_template_text, check_control_tokens
 from gptoss_ft.errors import DataError
 from gptoss_ft.hub_errors import explained
+from gptoss_ft.runtime import cache_folder
+
+
+def load_job_tokenizer(config: ModelSection) -> PreTrainedTokenizerBase:
+    """The tokenizer of `model.name` itself, whatever repository its weights are loaded from: so it is the same with and
+    without 4 bits, and where there are no weights. Raises what `load_tokenizer` does."""
+    name = config.name
+    if tiny.is_tiny(name):
+        name = str(tiny.materialize(name, cache_folder()))
+    elif name.startswith("~"):
+        name = os.path.expanduser(name)
+    return load_tokenizer(name, config.revision, config.chat_template)
 
 
 def load_tokenizer(name: str, revision: str | None, chat_template: str | None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of `name` (hub id or folder). `chat_template` is the path of a Jinja file that replaces
-    its template. Raises `DataError` for files that cannot be read, `HubError` for the hub's own."""
+    """Load the tokenizer of `name` (hub id or folder). `chat_template` replaces its template: a built-in one by its
+    name, or the path of a Jinja file.
+
+    Raises `DataError` for files that cannot be read, `SettingError` for a built-in template that writes control tokens
+    which the tokenizer lacks, `HubError` for the hub's own.
+    """
     try:
         with explained(name, "model.name"):
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
@@ -28,14 +47,9 @@ def load_tokenizer(name: str, revision: str | None, chat_template: str | None) -
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
         raise DataError(f"{name} has no fast tokenizer (tokenizer.json)", key="model.name")
     if chat_template is not None:
-        try:
-            tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"the chat template {chat_template} cannot be read: {error}",
-                "Name a Jinja template file.",
-                key="model.chat_template",
-            ) from None
+        tokenizer.chat_template = chat_template_text(chat_template)
+        if chat_template in BUILT_IN:
+            check_control_tokens(tokenizer, chat_template)
     return tokenizer
 
 

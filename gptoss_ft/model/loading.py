@@ -1,9 +1,8 @@
-"""The base model: which repository is really loaded, and refusal when it is not all there.
+"""The base model: loaded through Unsloth, and refused when it is not all there.
 
 Unsloth and transformers are imported inside functions: `runtime.import_unsloth` must have run before.
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -12,73 +11,15 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from rich.console import Console
-from transformers import AutoConfig, modeling_utils
+from transformers import modeling_utils
 
-from gptoss_ft import tiny
 from gptoss_ft.config import ModelSection, TrainingSection
 from gptoss_ft.errors import DataError, MachineError, SettingError
 from gptoss_ft.hub_errors import explained
-from gptoss_ft.runtime import Device, cache_folder
+from gptoss_ft.model.repository import MODEL_FILES
+from gptoss_ft.runtime import Device
 
 TOO_SMALL = "Use model.load_in_4bit: true, or a GPU with more memory."
-
-
-def find_repository(config: ModelSection) -> str:
-    """The hub id or folder that is really loaded for `model.name`, known to take samples of `max_seq_length`.
-
-    Unsloth maps the names of published models to its own uploads of them: quantized beforehand for 4-bit, or
-    without a gate for 16-bit. `SettingError` when a pinned revision would be one of the other repository.
-    """
-    repository = _resolve(config)
-    _check_length(config, repository)
-    return repository
-
-
-def _resolve(config: ModelSection) -> str:
-    from unsloth.models.loader_utils import BAD_MAPPINGS
-    from unsloth.models.mapper import FLOAT_TO_INT_MAPPER, INT_TO_FLOAT_MAPPER, MAP_TO_UNSLOTH_16bit
-
-    if tiny.is_tiny(config.name):
-        return str(tiny.materialize(config.name, cache_folder()))
-    if config.name.startswith("~"):
-        return os.path.expanduser(config.name)
-    name = config.name.lower()
-    if config.load_in_4bit:
-        # A name that says it is quantized is taken at its word.
-        mapped = None if name.endswith("-bnb-4bit") else FLOAT_TO_INT_MAPPER.get(name)
-    else:
-        mapped = INT_TO_FLOAT_MAPPER.get(name) or MAP_TO_UNSLOTH_16bit.get(name)
-    mapped = BAD_MAPPINGS.get((mapped or name).lower(), mapped)
-    if mapped is None or mapped.lower() == name:
-        return config.name
-    if config.revision is not None:
-        raise SettingError(
-            f"revision {config.revision} is of {config.name}, but with load_in_4bit: "
-            f"{str(config.load_in_4bit).lower()} Unsloth loads {mapped}",
-            f"Set model.name: {mapped} and a revision of it, or leave model.revision null.",
-            key="model.revision",
-        )
-    return str(mapped)
-
-
-def _check_length(config: ModelSection, repository: str) -> None:
-    """The model's own limit stands in its config.json."""
-    with explained(repository, "model.name"):
-        try:
-            model_config = AutoConfig.from_pretrained(repository, revision=config.revision, trust_remote_code=False)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            # A config.json of another kind of model, or of none.
-            reason = str(error).partition("\n")[0]
-            raise DataError(
-                f"{repository} is not a model that transformers knows: {reason}", key="model.name"
-            ) from None
-    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and config.max_seq_length > limit:
-        raise SettingError(
-            f"read {config.max_seq_length}, but {config.name} takes at most {limit} tokens",
-            f"Set model.max_seq_length to {limit} or less.",
-            key="model.max_seq_length",
-        )
 
 
 def fetch(config: ModelSection, repository: str, console: Console) -> None:
@@ -92,8 +33,7 @@ def fetch(config: ModelSection, repository: str, console: Console) -> None:
         snapshot_download(
             repository,
             revision=config.revision,
-            allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"],
-            ignore_patterns=["*/*"],
+            **MODEL_FILES,
         )
 
 

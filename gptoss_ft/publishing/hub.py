@@ -11,20 +11,45 @@ from gptoss_ft.runtime import hub_user, push_wanted
 def push_target(job: JobConfig) -> str | None:
     """The repository that the finished job goes to, made if need be; None when it is not pushed. `HubError` when the
     token lacks or may not write, so that it is known before hours of training."""
+    from huggingface_hub import HfApi
+
+    repo_id = _repository(job)
+    if repo_id is not None:
+        with explained(repo_id, "hub.repo_id"):
+            HfApi().create_repo(repo_id, private=job.hub.private, exist_ok=True)
+    return repo_id
+
+
+def check_push_rights(job: JobConfig) -> str | None:
+    """The repository that the finished job would go to, None when it is not pushed; nothing is made there. `HubError`
+    when the token lacks, is refused, or may only read."""
+    from huggingface_hub import HfApi
+
+    repo_id = _repository(job)
+    if repo_id is not None:
+        with explained("the token's account", "hub.push"):
+            token = HfApi().whoami().get("auth", {}).get("accessToken", {})
+        if token.get("role") == "read":
+            raise HubError(
+                f"the token may only read, and the adapter is to go to {repo_id}",
+                "Set HF_TOKEN to a token that may write, or hub.push: false.",
+                "hub.push",
+            )
+    return repo_id
+
+
+def _repository(job: JobConfig) -> str | None:
     from huggingface_hub import HfApi, get_token
 
     if not push_wanted(job.hub.push):
         return None
     if get_token() is None:
         raise HubError("there is no token to push with", "Set HF_TOKEN, or hub.push: false.", "hub.push")
-    api, repo_id = HfApi(), job.hub.repo_id
-    if repo_id is None:
-        user = hub_user()
-        with explained("the token's account", "hub.push"):
-            repo_id = f"{user or api.whoami()['name']}/{Path(job.training.output_dir).name}-lora"
-    with explained(repo_id, "hub.repo_id"):
-        api.create_repo(repo_id, private=job.hub.private, exist_ok=True)
-    return repo_id
+    if job.hub.repo_id is not None:
+        return job.hub.repo_id
+    user = hub_user()
+    with explained("the token's account", "hub.push"):
+        return f"{user or HfApi().whoami()['name']}/{Path(job.training.output_dir).name}-lora"
 
 
 def push(folder: Path, repo_id: str) -> str:

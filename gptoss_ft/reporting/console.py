@@ -4,6 +4,7 @@ The libraries' banners, bars and warnings go to `libraries.log` in the output fo
 """
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,8 @@ from rich.markup import escape
 LIBRARIES_LOG = "libraries.log"
 # Where output is a file or a pipe there is no width to ask for.
 PLAIN_WIDTH = 120
+# What would move the cursor, ring the bell or turn the direction of reading, in a terminal as in a browser.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def make_console(stream: TextIO | None = None) -> Console:
@@ -34,6 +37,15 @@ def show_section(console: Console, title: str, values: Mapping[str, object]) -> 
         console.print(f"  [dim]{name:{width}}[/]  {escape(_as_text(value))}")
 
 
+def show_passed(console: Console, name: str, found: object) -> None:
+    """A check that has passed, and what it found."""
+    console.print(f"[green]✓[/] {name:6}  {escape(visible(str(found)))}")
+
+
+def show_failed(console: Console, name: str) -> None:
+    console.print(f"[red]✗[/] {name}")
+
+
 def _as_text(value: object) -> str:
     if value is None:
         return "-"
@@ -42,6 +54,11 @@ def _as_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "-"
     return str(value)
+
+
+def visible(text: str) -> str:
+    """`text` with control characters as `\\x1b`; line ends and tabs stay."""
+    return _UNSEEN.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
 
 
 def duration(seconds: float) -> str:

@@ -1,12 +1,16 @@
 """The story of a run as it is told on the screen: what was resolved, decided and why, each once."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 import gptoss_ft
-from gptoss_ft.config import JobConfig, LoadedConfig
+from gptoss_ft.config import JobConfig, LoadedConfig, by_owner
+from gptoss_ft.data.summary import Progress, SplitSummary, Summary
 from gptoss_ft.reporting.console import show_section
 from gptoss_ft.reporting.memory_report import MemoryReport, show_memory_report
 from gptoss_ft.reporting.output_folder import OutputFolder
@@ -14,14 +18,16 @@ from gptoss_ft.runtime import Device
 from gptoss_ft.training.tracking import trackers
 
 if TYPE_CHECKING:  # these import transformers, which Unsloth must come before
-    from gptoss_ft.data.prepare import TokenizedDataset
     from gptoss_ft.model.lora import AdapterFacts
+
+# Between two lines on what is going on, where there is no terminal to write over one.
+SECONDS_BETWEEN_LINES = 30
 
 
 def show_config(console: Console, loaded: LoadedConfig) -> None:
     console.print(f"[bold]gptoss_ft {gptoss_ft.__version__}[/]  {loaded.source.path}")
-    for section, values in loaded.job.model_dump().items():
-        show_section(console, section, values)
+    for owner, values in by_owner(loaded.job.model_dump()):
+        show_section(console, owner, values)
     console.print("[dim]looking for the device, the data and the libraries[/]")
 
 
@@ -35,23 +41,56 @@ def show_start(console: Console, device: Device, output: OutputFolder) -> None:
     show_section(console, "machine", values)
 
 
-def show_data(console: Console, data: "TokenizedDataset", job: JobConfig) -> None:
-    tally = data.tally
-    share = 100 * tally.trained_tokens / tally.tokens
-    values: dict[str, object] = {
-        "source": data.source.description,
-        "rows": f"{tally.rows:,}",
-        "samples": f"{data.samples.num_rows:,}",
-        "tokens": f"{tally.tokens:,}, of which {tally.trained_tokens:,} ({share:.1f} %) are trained",
-        "longest": f"{max(tally.lengths):,} tokens; 99 % have at most {tally.length_that_keeps(0.99):,}",
-    }
-    if tally.texts:
-        values["plain text"] = f"{tally.texts:,} samples without a prompt: trained whole, with the end-of-text token"
-    for reason, count in tally.dropped.items():
-        values[f"dropped, {reason}"] = f"{count:,} samples"
-    if tally.length_that_keeps(0.99) > job.model.max_seq_length:
-        values["to keep 99 %"] = f"set model.max_seq_length to {tally.length_that_keeps(0.99)}"
+@contextmanager
+def preparing(console: Console) -> Iterator[Progress]:
+    """What tells of the rows while they are prepared: a line that is written over on a terminal, and elsewhere one
+    every half minute."""
+    started = shown = time.monotonic()
+
+    def progress(rows: int, samples: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        words = f"prepared {rows:,} rows, {samples:,} samples, {rows / (now - started):,.0f} rows/s"
+        if console.is_terminal:
+            status.update(words)
+        elif now - shown > SECONDS_BETWEEN_LINES:
+            console.print(f"  {words}")
+            shown = now
+
+    with console.status("preparing the data") as status:
+        yield progress
+
+
+def show_data(console: Console, summary: Summary, job: JobConfig) -> None:
+    train = summary.train
+    values: dict[str, object] = {}
+    for number, source in enumerate(summary.sources):
+        name = "source" if len(summary.sources) == 1 else f"source {number}"
+        values[name] = f"{source.description}: {source.rows:,} rows, of which {source.kept:,} are kept"
+        for reason, dropped in source.dropped.items():
+            values[f"  {reason}"] = f"{dropped:,} rows left out; {'; '.join(source.examples[reason][:3])}"
+        if source.truncated:
+            values["  truncated"] = f"{source.truncated:,} samples; {source.cut_answers:,} answers lost their end"
+    values["training"] = _split_in_words(train)
+    if summary.eval.samples:
+        values["evaluation"] = _split_in_words(summary.eval)
+    if len(train.efforts) > 1:
+        values["reasoning effort"] = ", ".join(f"{number:,} {effort}" for effort, number in train.efforts.items())
+    longest, most = max(summary.rendered_lengths), summary.length_that_keeps(0.99)
+    values["longest"] = f"{longest:,} tokens; 99 % have at most {most:,}"
+    if train.plain_texts:
+        values["plain text"] = (
+            f"{train.plain_texts:,} samples without a prompt: trained whole, with the end-of-text token"
+        )
+    if most > job.model.max_seq_length:
+        values["to keep 99 %"] = f"set model.max_seq_length to {most}"
     show_section(console, "data as the model sees it", values)
+
+
+def _split_in_words(split: SplitSummary) -> str:
+    share = 100 * split.trained_tokens / split.tokens
+    channels = ", ".join(f"{number:,} {channel}" for channel, number in split.channels.items())
+    return f"{split.samples:,} samples, {split.tokens:,} tokens, {share:.1f} % of them trained: {channels}"
 
 
 def show_model(console: Console, job: JobConfig, repository: str, model: Any, facts: "AdapterFacts") -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from gptoss_ft.config import JobConfig
+from gptoss_ft.config import JobConfig, by_owner
 from gptoss_ft.errors import OutputError
 from gptoss_ft.reporting.console import LIBRARIES_LOG
 from gptoss_ft.reporting.manifest import NAME, read_manifest
@@ -137,17 +137,23 @@ def _refuse_strange(path: Path) -> None:
 
 
 def changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Dotted names of the keys whose values differ between two configs."""
-    flat_before, flat_now = _flatten(before), _flatten(now)
-    return sorted(key for key in flat_before.keys() | flat_now.keys() if flat_before.get(key) != flat_now.get(key))
+    """Dotted names of the keys whose values differ between two configs, sorted.
+
+    A section or an entry of a list that only one of them has is named as a whole (`dataset[1]`).
+    """
+    of_before, of_now = dict(by_owner(before)), dict(by_owner(now))
+    one_sided = of_before.keys() ^ of_now.keys()
+    shared = of_before.keys() & of_now.keys()
+    flat_before, flat_now = (
+        {key: value for owner in shared for key, value in _flatten(owner, config[owner])}
+        for config in (of_before, of_now)
+    )
+    differing = {key for key in flat_before.keys() | flat_now.keys() if flat_before.get(key) != flat_now.get(key)}
+    return sorted(one_sided | differing)
 
 
-def _flatten(config: dict[str, Any]) -> dict[str, str]:
-    return {
-        f"{section}.{key}": json.dumps(value, sort_keys=True)
-        for section, values in config.items()
-        for key, value in values.items()
-    }
+def _flatten(owner: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    return ((f"{owner}.{key}", json.dumps(value, sort_keys=True)) for key, value in values.items())
 
 
 def _newest_checkpoint(path: Path) -> Path | None:

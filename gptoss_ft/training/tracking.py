@@ -21,7 +21,7 @@ def run_name(job: JobConfig) -> str:
     """`tracking.run_name`, else model, data set and user: `gpt-oss-20b-Multilingual-Thinking-ada`."""
     if job.tracking.run_name:
         return job.tracking.run_name
-    return "-".join((PurePath(job.model.name).name, PurePath(job.dataset.path).stem, user_name()))
+    return "-".join((PurePath(job.model.name).name, PurePath(job.datasets[0].path).stem, user_name()))
 
 
 @contextmanager

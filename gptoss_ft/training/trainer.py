@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from gptoss_ft.config import JobConfig
-from gptoss_ft.data.prepare import TokenizedDataset
+from gptoss_ft.data.storage import PreparedData
 from gptoss_ft.errors import MachineError
 from gptoss_ft.training.callbacks import StepReporter
 from gptoss_ft.training.interruption import stop_on_signal
@@ -21,7 +22,7 @@ from gptoss_ft.training.tracking import refused_by_tracker, run_name, trackers
 def build_trainer(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    data: TokenizedDataset,
+    data: PreparedData,
     job: JobConfig,
     folder: Path,
 ) -> Any:
@@ -61,7 +62,8 @@ def build_trainer(
         packing=False,
         remove_unused_columns=False,
     )
-    trainer: Any = SFTTrainer(model=model, args=arguments, train_dataset=data.samples, processing_class=tokenizer)
+    samples = Dataset(data.train.select(["input_ids", "labels"]))
+    trainer: Any = SFTTrainer(model=model, args=arguments, train_dataset=samples, processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
     # TRL writes a card into the output folder at every save; final_model has ours.
     trainer.create_model_card = lambda *args, **kwargs: None

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
 from gptoss_ft.config import configuration_page, default_config, json_schema, load_job_config, write_reference
-from gptoss_ft.config.reference import EXAMPLE_ERRORS, EXAMPLE_MISTAKES, as_yaml
+from gptoss_ft.config.reference import EXAMPLE_ENTRIES, EXAMPLE_ERRORS, EXAMPLE_MISTAKES, as_yaml, value_schema
 from gptoss_ft.config.schema import KEYS, JobConfig
 from gptoss_ft.errors import ConfigError
 
@@ -22,7 +22,7 @@ def on_disk(name: str) -> str:
 
 
 def default_of(section: str, key: str) -> Any:
-    return json.loads(json_schema())["properties"][section]["properties"][key]["default"]
+    return value_schema(section, key)["default"]
 
 
 def test_generated_files_are_up_to_date() -> None:
@@ -73,16 +73,32 @@ def test_json_schema_is_stable_and_complete() -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert "$ref" not in text
     assert '"title"' not in text.replace('"title": "gptoss_ft job"', "")
-    for section in schema["properties"].values():
+    dataset, entries = schema["properties"].pop("dataset")["anyOf"]
+    assert (entries["type"], entries["minItems"]) == ("array", 1)
+    assert (dataset["type"], entries["items"]["type"]) == (["object", "null"], "object")
+    for section in [*schema["properties"].values(), dataset, entries["items"]]:
         assert section["additionalProperties"] is False
         assert section["description"]
         assert all({"description", "default"} <= set(key) for key in section["properties"].values())
+    for described in (dataset, entries["items"]):
+        assert described["properties"] == {key: value_schema("dataset", key) for key in KEYS["dataset"]}
 
 
 def test_the_page_has_a_row_for_every_key() -> None:
     rows = [line for line in configuration_page().splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == [key for keys in KEYS.values() for key in keys]
     assert "| `r` | a whole number, 1 or more | `8` | Rank of the adapter's" in configuration_page()
+
+
+def test_the_list_on_the_page_is_a_job(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(EXAMPLE_ENTRIES)
+    entries = load_job_config(tmp_path / "config.yaml").job.datasets
+    assert [(entry.format, entry.weight, entry.eval) for entry in entries] == [
+        ("sharegpt", 3.0, False),
+        ("alpaca", 1.0, False),
+        ("sharegpt", None, True),
+    ]
+    assert EXAMPLE_ENTRIES in configuration_page()
 
 
 def test_the_errors_on_the_page_are_the_errors_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from gptoss_ft.config import JobConfig, json_schema
-from gptoss_ft.config.schema import KEYS, TrainingSection
+from gptoss_ft.config.schema import KEYS, SECTIONS, TrainingSection
 from gptoss_ft.config.values import SCHEDULER_KWARGS, Optimizer, Scheduler
 
 ROOT = Path(__file__).parents[2]
@@ -30,9 +30,17 @@ def test_steps_default_only_without_epochs() -> None:
 
 
 def test_a_resolved_job_validates_to_itself() -> None:
-    for training in ({}, {"num_train_epochs": 0.5}, {"max_steps": 3, "warmup_steps": 0.25}):
-        job = JobConfig.model_validate({"training": training})
+    jobs: list[dict[str, Any]] = [
+        {},
+        {"training": {"num_train_epochs": 0.5}},
+        {"training": {"max_steps": 3, "warmup_steps": 0.25}},
+        {"dataset": [{"path": "a", "rename_columns": {"question": "instruction"}}, {"path": "b", "eval": True}]},
+    ]
+    for values in jobs:
+        job = JobConfig.model_validate(values)
         assert JobConfig.model_validate_json(job.model_dump_json()) == job
+        assert JobConfig.model_validate(job.model_dump()) == job
+        assert JobConfig.model_validate(job.model_dump(mode="json")) == job
 
 
 def test_sections_are_frozen() -> None:
@@ -120,7 +128,7 @@ PROBES: list[Any] = [
     None, True, False, 0, 1, 2, 15, 16, -1, 0.5, 1.5, -0.5, 2**33,
     "", "text", "auto", "cpu", "20", " padded", "two\nlines", "owner/name", "a/b/c", "2025-06-01", "unsloth",
     [], ["text"], ["wandb"], [1], [None], [["text"]], ["tensorboard", "wandb"],
-    {}, {"num_cycles": 1}, {"text": [1]},
+    {}, {"num_cycles": 1}, {"text": [1]}, {"text": "b"}, {" a": "b"}, {"": "b"}, {"a": ""},
 ]  # fmt: skip
 
 # What only the models can judge: rules over several keys, dates of the calendar, folders.
@@ -129,7 +137,19 @@ BEYOND_JSON_SCHEMA = {
     "training.lr_scheduler_type",
     "training.output_dir",
     "dataset.prompt_date",
+    "dataset.weight",
+    "dataset.eval",
 }
+# The same within a list of two entries, of which the other is a default one.
+BEYOND_JSON_SCHEMA_IN_A_LIST = {"dataset.prompt_date", "dataset.weight", "dataset.prepared"}
+
+
+def is_taken(data: dict[str, Any]) -> bool:
+    try:
+        JobConfig.model_validate(data)
+    except ValidationError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", list(KEYS))
@@ -142,12 +162,20 @@ def test_the_json_schema_judges_as_the_models_do(name: str) -> None:
             if f"{name}.{key}" in BEYOND_JSON_SCHEMA:
                 continue
             data = {name: {key: probe}}
-            try:
-                JobConfig.model_validate(data)
-                taken = True
-            except ValidationError:
-                taken = False
-            assert validator.is_valid(data) == taken, data
+            assert validator.is_valid(data) == is_taken(data), data
+
+
+def test_the_json_schema_judges_entries_of_a_list_as_the_models_do() -> None:
+    validator = Draft202012Validator(json.loads(json_schema()))
+    for key in KEYS["dataset"]:
+        for probe in PROBES:
+            if f"dataset.{key}" in BEYOND_JSON_SCHEMA_IN_A_LIST:
+                continue
+            data = {"dataset": [{key: probe}, {}]}
+            assert validator.is_valid(data) == is_taken(data), data
+    whole: list[Any] = [[], [{}], [None], [{}, None], [[]], ["path"], [{"pth": "x"}], 3, "path"]
+    for dataset in whole:
+        assert validator.is_valid({"dataset": dataset}) == is_taken({"dataset": dataset}), dataset
 
 
 def test_the_json_schema_refuses_unknown_keys_and_takes_empty_sections() -> None:
@@ -158,8 +186,7 @@ def test_the_json_schema_refuses_unknown_keys_and_takes_empty_sections() -> None
 
 
 def test_every_key_has_a_description() -> None:
-    for field in JobConfig.model_fields.values():
-        assert field.annotation is not None
-        assert all(key.description for key in field.annotation.model_fields.values())
+    for model in SECTIONS.values():
+        assert all(key.description for key in model.model_fields.values())
     assert list(KEYS) == list(JobConfig.model_fields)
     assert KEYS["training"] == list(TrainingSection.model_fields)

@@ -1,12 +1,14 @@
 """Bad files and overrides → exact lines; good ones → values with their places; noise → never a traceback."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gptoss_ft.config import LoadedConfig, load_job_config
+from gptoss_ft.config import DatasetSection, LoadedConfig, load_job_config
 from gptoss_ft.errors import ConfigError, ExitCode
 
 CONFIG = Path("config.yaml")
@@ -75,6 +77,20 @@ VALUES = {  # one wrong value: section, key, value as written, the rest of the e
     ("dataset", "train_on", "completion"): (
         'read "completion"; wanted completions or everything; did you mean completions?'
     ),
+    ("dataset", "format", "alpacca"): (
+        'read "alpacca"; wanted sharegpt, alpaca, prompt_completion or custom; did you mean alpaca?'
+    ),
+    ("dataset", "eval_fraction", "1"): "read 1; wanted a number from 0 to below 1",
+    ("dataset", "max_invalid_fraction", "1.5"): "read 1.5; wanted a number from 0 to 1",
+    ("dataset", "weight", "0"): "read 0; wanted a number above 0, or null",
+    ("dataset", "role_key", "5"): "read 5; wanted text, or null; quotes make it text",
+    ("dataset", "role_key", "none"): 'read "none"; wanted null, which is how YAML writes nothing',
+    ("dataset", "rename_columns", "[a]"): 'read ["a"]; wanted a mapping of names to text',
+    ("dataset", "rename_columns", "null"): "read null; wanted a mapping of names to text",
+    ("dataset", "eval", "true"): (
+        "read true; wanted an entry without eval: true, for nothing would be left to train on"
+    ),
+    ("dataset", "weight", "2"): ("read 2; wanted null: a weight is relative to other entries, and there is only one"),
     ("training", "learning_rate", "2e4"): "read 20000.0; wanted a number above 0, at most 1",
     ("training", "learning_rate", "1e999"): "read .inf; wanted a number above 0, at most 1",
     ("training", "learning_rate", "2e-4x"): 'read "2e-4x"; wanted a number above 0, at most 1',
@@ -145,6 +161,24 @@ FILES: dict[str | bytes, list[str]] = {
     "hub:\n  token: hf_abcdefgh\n": [
         "2:3: hub.token: unknown key; secrets have no place in a config: "
         "set HF_TOKEN or WANDB_API_KEY in the environment"
+    ],
+    "dataset:\n  api_key: x\n": [
+        "2:3: dataset.api_key: unknown key; secrets have no place in a config: "
+        "set HF_TOKEN or WANDB_API_KEY in the environment"
+    ],
+    "dataset:\n  role_keys: x\n": ["2:3: dataset.role_keys: unknown key; did you mean dataset.role_key?"],
+    "dataset:\n  rename_columns: {a: 3, ' b': c}\n": [
+        "2:23: dataset.rename_columns.a: read 3; wanted text; quotes make it text",
+        '2:32: dataset.rename_columns. b: read " b" as a name; wanted text; on one line, with no space around it',
+    ],
+    "dataset: {eval: true, eval_fraction: 0.5}\n": [
+        "1:38: dataset.eval_fraction: read 0.5; wanted 0, because eval: true already uses every row for evaluation"
+    ],
+    "datasets:\n- path: a\n": ["1:1: datasets: unknown key; did you mean dataset?"],
+    "dataset[0].path: x\n": ["1:1: dataset[0].path: unknown key; did you mean path: in the section dataset:?"],
+    "lora: {target_modules: [*x, 4]}\n": [
+        "1:25: lora.target_modules[0]: *x refers to nothing: no &x above it",
+        "1:29: lora.target_modules[1]: read 4; wanted text; quotes make it text",
     ],
     "hub:\n  hf_abcdefgh: 1\n": ["2:3: hub.***: unknown key; the keys of hub are repo_id, private, push"],
     "lora:\n  r: 1\n  alpha: 2\n  r: 3\n": ["4:3: lora.r: written twice; first at config.yaml:2:3"],
@@ -218,6 +252,106 @@ FILES: dict[str | bytes, list[str]] = {
 @pytest.mark.parametrize("text", list(FILES), ids=lambda text: repr(text)[:40])
 def test_a_wrong_file(text: str | bytes) -> None:
     assert errors(text) == [f"config.yaml:{line}" for line in FILES[text]]
+
+
+OR_A_LIST = "wanted keys below it, such as path, or a list of entries with such keys"
+LISTS: dict[str, list[str]] = {
+    "dataset: 3\n": [f"1:10: dataset: read 3; {OR_A_LIST}"],
+    "dataset: []\n": [f"1:10: dataset: read []; {OR_A_LIST}"],
+    "dataset: !!seq []\n": ["1:10: dataset: the YAML tag !!seq is not read; write the plain value, text in quotes"],
+    "dataset: [3, [a], {}]\n": [
+        "1:11: dataset[0]: read 3; wanted keys below it, such as path",
+        '1:14: dataset[1]: read ["a"]; wanted keys below it, such as path',
+    ],
+    "dataset:\n-\n- path: a\n": ["2:2: dataset[0]: read null; wanted keys below it, such as path"],
+    "dataset:\n- path: a\n- pth: b\n  sead: 1\n": [
+        "3:3: dataset[1].pth: unknown key; did you mean dataset[1].path?",
+        "4:3: dataset[1].sead: unknown key; did you mean training.seed?",
+    ],
+    "dataset:\n- val_set_size: 1\n  lora: {r: 8}\n  zzz: 1\n": [
+        "2:3: dataset[0].val_set_size: unknown key; did you mean dataset[0].eval_fraction?",
+        "3:3: dataset[0].lora: unknown key; did you mean the section lora: at the start of a line?",
+        f"4:3: dataset[0].zzz: unknown key; the keys of dataset[0] are {', '.join(DatasetSection.model_fields)}",
+    ],
+    "dataset:\n- path: a\n- path: 3\n  format: Alpaca\n  prompt_date: 2025-02-30\n- max_samples: 0\n": [
+        "3:9: dataset[1].path: read 3; wanted text; quotes make it text",
+        '4:11: dataset[1].format: read "Alpaca"; wanted sharegpt, alpaca, prompt_completion or custom; '
+        "did you mean alpaca?",
+        '5:16: dataset[1].prompt_date: read "2025-02-30"; wanted a date of the calendar, as YYYY-MM-DD, or null',
+        "6:16: dataset[2].max_samples: read 0; wanted a whole number, 1 or more, or null",
+    ],
+    "dataset:\n- path: a\n- path: b\n  path: c\n": ["4:3: dataset[1].path: written twice; first at config.yaml:3:3"],
+    "dataset:\n- {}\n- rename_columns: {a: [b]}\n": ['3:23: dataset[1].rename_columns.a: read ["b"]; wanted text'],
+    "dataset:\n- {}\n- token: x\n  split: [hf_abcdefgh]\n": [
+        "3:3: dataset[1].token: unknown key; secrets have no place in a config: "
+        "set HF_TOKEN or WANDB_API_KEY in the environment",
+        '4:10: dataset[1].split: read ["***"]; wanted text',
+    ],
+    "dataset: [*x, {path: 2}]\n": [
+        "1:11: dataset[0]: *x refers to nothing: no &x above it",
+        "1:22: dataset[1].path: read 2; wanted text; quotes make it text",
+    ],
+    "dataset:\n- path: a\n- <<: 5\n- {[a]: b}\n": [
+        "3:7: dataset[1]: read << with 5; wanted a mapping or its alias",
+        "4:4: dataset[2]: a list or mapping as a key; text that starts with { or [ needs quotes",
+    ],
+    "dataset: &d [{path: *d}]\n": ["1:21: dataset[0].path: *d refers to what it is part of"],
+    "dataset:\n- weight: 2\n- path: b\n- eval: true\n  weight: 1\n- path: c\n": [
+        "3:3 (default): dataset[1].weight: read null; wanted a number above 0: dataset[0] has a weight, "
+        "so each entry needs one",
+        "5:11: dataset[2].weight: read 1; wanted null: a weight is a share of the training rows, "
+        "and eval: true has none",
+    ],
+    "dataset: [{prepared: a}, {}, {prepared: b}]\n": [
+        '1:22: dataset[0].prepared: read "a"; wanted null in a list: prepared data stands alone',
+        '1:41: dataset[2].prepared: read "b"; wanted null in a list: prepared data stands alone',
+    ],
+    "lora: {r: 0}\ndataset: [{path: [a]}]\n": [
+        "1:11: lora.r: read 0; wanted a whole number, 1 or more",
+        '2:18: dataset[0].path: read ["a"]; wanted text',
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", list(LISTS))
+def test_a_wrong_list(text: str) -> None:
+    assert errors(text) == [f"config.yaml:{line}" for line in LISTS[text]]
+
+
+TWO_ENTRIES = "dataset:\n  - path: a\n    max_samples: 5\n  - path: b\n"
+ENTRY_OVERRIDES = {
+    "dataset.max_samples=2": "--set dataset.max_samples: dataset is a list; name the entry, "
+    "as in dataset[0].max_samples",
+    "dataset[2].max_samples=2": "--set dataset[2].max_samples: dataset has 2 entries, counted from 0",
+    f"dataset[{'9' * 30}].path=x": f"--set dataset[{'9' * 30}].path: dataset has 2 entries, counted from 0",
+    "dataset[0]={path: c}": "--set dataset[0]: an entry; set one of its keys, such as dataset[0].path=…",
+    "dataset[1].pth=x": "--set dataset[1].pth: unknown key; did you mean dataset[1].path?",
+    "dataset[-1].path=x": "--set dataset[-1].path: unknown key; did you mean dataset.path?",
+    "dataset[1].path=3": "--set dataset[1].path: read 3; wanted text; quotes make it text",
+    "dataset[1].path=[8": "--set dataset[1].path: not YAML: a `,` or the closing `]` is missing",
+    "dataset[0].prepared=x": '--set dataset[0].prepared: read "x"; wanted null in a list: prepared data stands alone',
+    "dataset[1].weight=2": "config.yaml:2:5 (default): dataset[0].weight: read null; wanted a number above 0: "
+    "dataset[1] has a weight, so each entry needs one",
+    "dataset[0].rename_columns.a=b": "--set dataset[0].rename_columns.a: unknown key; "
+    "did you mean dataset[0].rename_columns, which takes a mapping?",
+    "dataset[0].rename_columns={a: 1}": (
+        "--set dataset[0].rename_columns: dataset[0].rename_columns.a: read 1; wanted text; quotes make it text"
+    ),
+    "lora[0].r=8": "--set lora[0].r: unknown key; did you mean lora.r?",
+}
+
+
+@pytest.mark.parametrize("override", list(ENTRY_OVERRIDES))
+def test_a_wrong_override_of_an_entry(override: str) -> None:
+    assert errors(TWO_ENTRIES, override) == [ENTRY_OVERRIDES[override]]
+
+
+@pytest.mark.parametrize("text", ["{}", "dataset:\n", "dataset: {path: a}\n"])
+def test_an_index_where_the_dataset_is_no_list(text: str) -> None:
+    for index in (0, 1):
+        assert errors(text, f"dataset[{index}].path=x") == [
+            f"--set dataset[{index}].path: dataset is not a list; leave the index out, as in dataset.path"
+        ]
 
 
 OVERRIDES = {
@@ -342,6 +476,51 @@ def test_places() -> None:
         source.place("lora.rank")
 
 
+def test_a_list_of_entries() -> None:
+    loaded = load(TWO_ENTRIES, "dataset[1].path=c", "dataset[0].max_samples=", "dataset[1].eval=true")
+    assert [(entry.path, entry.max_samples, entry.eval) for entry in loaded.job.datasets] == [
+        ("a", None, False),
+        ("c", None, True),
+    ]
+    assert loaded.job.dataset == list(loaded.job.datasets)
+    assert loaded.source.overrides == ("dataset[1].path", "dataset[0].max_samples", "dataset[1].eval")
+
+
+def test_entries_share_keys_by_anchors_and_merge_keys() -> None:
+    text = "dataset:\n- &a {path: a, format: custom, weight: 1}\n- <<: *a\n  path: b\n  weight: 2\n- *a\n"
+    entries = load(text).job.datasets
+    assert [(entry.path, entry.format, entry.weight) for entry in entries] == [
+        ("a", "custom", 1.0),
+        ("b", "custom", 2.0),
+        ("a", "custom", 1.0),
+    ]
+
+
+def test_places_in_a_list() -> None:
+    source = load(TWO_ENTRIES + "    rename_columns: {a: b}\n", "dataset[1].split=x").source
+    assert source.place("dataset") == "config.yaml:1:1"
+    assert source.place("dataset[0]") == "config.yaml:2:5"
+    assert source.place("dataset[1].path") == "config.yaml:4:11"
+    assert source.place("dataset[1].rename_columns.a") == "config.yaml:5:25"
+    assert source.place("dataset[0].max_samples") == "config.yaml:3:18"
+    assert source.place("dataset[1].max_samples") == "config.yaml:4:5 (default)"
+    assert source.place("dataset[1].split") == "--set dataset[1].split"
+    assert source.place("dataset.path") == source.place("dataset[2].path") == "config.yaml:1:1"
+    assert str(source.problem("dataset[1].path", "no such file")) == "config.yaml:4:11: dataset[1].path: no such file"
+    for unknown in ("dataset[0].pth", "dataset[].path", "lora[0].r", "dataset[0]x"):
+        with pytest.raises(KeyError):
+            source.place(unknown)
+
+
+def test_places_of_the_only_entry() -> None:
+    source = load("dataset:\n  path: a\n", "dataset.split=x").source
+    for owner in ("dataset", "dataset[0]"):
+        assert source.place(f"{owner}.path") == "config.yaml:2:9"
+        assert source.place(f"{owner}.split") == "--set dataset.split"
+        assert source.place(f"{owner}.name") == "config.yaml:1:1 (default)"
+    assert load("{}").source.place("dataset[0].path") == "config.yaml (default)"
+
+
 def test_later_rooms_name_the_place() -> None:
     source = load("model:\n  max_seq_length: 2048\n", "lora.r=4").source
     problem = source.problem("model.max_seq_length", "read 2048; the model takes 1024")
@@ -355,16 +534,25 @@ SMALL = (
     b"model: &m\n  name: 'a b'\n  dtype: \"x\\u0041\"\nlora: {r: &r 8, alpha: *r, target_modules: [a, b]}\n"
     b"training:\n  <<: {max_steps: 3}\n  lr_scheduler_kwargs:\n    ? a\n    : 1\n  optim: >-\n    sgd\n"
 )
+SMALL_LIST = (
+    b"dataset:\n- &a\n  path: a\n  weight: 1\n- <<: *a\n  path: 'b'\n  rename_columns: {x: y}\n"
+    b"- {eval: true, name: [c]}\n- *a\n"
+)
 PIECES = st.sampled_from(
     [": ", ":", "\n", "\t", "'", '"', "[", "]", "{", "}", "&a ", "*a", "*m", "*r", "!!set ", "!<x> ", "!", "!a!b c",
      "%YAML 1.1\n---\n", "%YAML 9\n---\n", "%TAG ! x\n---\n", "---\n", "...\n", "? ", "- ", "|", "|-0\n", ">+9\n",
      "<<: ", "=", "@", "`", "#", "\x00", "\x85", "\u2028", "\ufeff", "\r\n", ".nan", "1e999", "0x", "0o8", "~", "\\",
      '"\\ud800"', '"\\U00110000"', "null", "true", ",", "1:30", "2025-01-01", "!!binary x", "!%41", "!<%zz>",
-     "\U0001f600", "hf_abcdefgh", "lora", "max_steps", "training:\n  ", "9" * 40]
+     "\U0001f600", "hf_abcdefgh", "lora", "max_steps", "training:\n  ", "9" * 40,
+     "dataset: ", "dataset[0]", "\n- ", "\n- path: ", "prepared: x"]
 )  # fmt: skip
 NOISE = st.one_of(PIECES.map(str.encode), st.binary(max_size=4))
 EDITS = st.lists(st.tuples(st.integers(0, 400), st.sampled_from([0, 0, 1, 3, 10]), NOISE), max_size=6)
-KEYS_TRIED = st.sampled_from(["lora.r", "lora", "dataset.prompt_date", "lora.target_modules", "model.name", "x.y", ""])
+KEYS_TRIED = st.sampled_from(
+    ["lora.r", "lora", "dataset.prompt_date", "lora.target_modules", "model.name", "x.y", "", "dataset.path",
+     "dataset[0].path", "dataset[1].weight", "dataset[2].rename_columns", "dataset[9].eval", "dataset[0]", "dataset[",
+     "dataset[0].rename_columns.x", "dataset[0][0].path", "dataset[\u0663].path", "lora[0].r"]
+)  # fmt: skip
 SET = st.builds(
     lambda key, equals, pieces: key + equals + "".join(pieces),
     KEYS_TRIED, st.sampled_from(["=", "=", "", " = "]), st.lists(st.one_of(PIECES, st.text(max_size=3)), max_size=4),
@@ -379,7 +567,7 @@ SET = st.builds(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
-    base=st.sampled_from([SMALL, SMALL, b"", b"lora:\n  r: 1\n"]),
+    base=st.sampled_from([SMALL, SMALL, SMALL_LIST, SMALL_LIST, b"", b"lora:\n  r: 1\n"]),
     edits=EDITS,
     overrides=st.lists(SET, max_size=2),
 )
@@ -402,6 +590,62 @@ def test_noise_gives_a_job_or_a_config_error(
 @given(at=st.integers(0, len(DEFAULT)), cut=st.integers(0, 40), piece=NOISE)
 def test_noise_in_the_default_config(at: int, cut: int, piece: bytes) -> None:
     _job_or_config_error(DEFAULT[:at] + piece + DEFAULT[at + cut :], [])
+
+
+PLAIN = st.one_of(
+    st.none(), st.booleans(), st.integers(-2, 40), st.floats(), st.text(max_size=4),
+    st.sampled_from(["a", "medium", "custom", "drop", "error", "2025-06-01", "hf_abcdefgh"]),
+)  # fmt: skip
+NESTED = st.recursive(
+    PLAIN, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+)
+ENTRY = st.dictionaries(
+    st.sampled_from([*DatasetSection.model_fields, "pth"]) | st.text(max_size=3), NESTED, max_size=3
+)
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(dataset=st.one_of(NESTED, ENTRY, st.lists(ENTRY | NESTED, max_size=3)))
+def test_any_dataset_gives_a_job_or_errors_with_places(dataset: Any) -> None:
+    _job_or_config_error(json.dumps({"dataset": dataset}).encode(), [])
+
+
+VALID_ENTRY = st.fixed_dictionaries(
+    {"path": st.sampled_from(["a", "b/c"])},
+    optional={
+        "format": st.sampled_from(["sharegpt", "alpaca", "prompt_completion", "custom"]),
+        "eval_fraction": st.floats(0, 1, exclude_max=True),
+        "max_samples": st.none() | st.integers(1, 9),
+        "rename_columns": st.dictionaries(st.sampled_from("abc"), st.sampled_from("xyz")),
+        "role_key": st.none() | st.just("who"),
+    },
+)
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(dataset=VALID_ENTRY | st.lists(VALID_ENTRY, min_size=1, max_size=4))
+def test_a_dumped_job_loads_to_itself_and_keeps_its_shape(dataset: Any) -> None:
+    loaded = load(json.dumps({"dataset": dataset}))
+    dumped = loaded.job.model_dump()
+    assert isinstance(dumped["dataset"], list) == isinstance(dataset, list)
+    entries = dataset if isinstance(dataset, list) else [dataset]
+    for index, (entry, taken) in enumerate(zip(entries, loaded.job.datasets, strict=True)):
+        assert {key: getattr(taken, key) for key in entry} == entry
+        owner = f"dataset[{index}]" if isinstance(dataset, list) else "dataset"
+        assert all(f"{owner}.{key}" in loaded.source.marks for key in entry)
+    assert load(json.dumps(dumped)).job == loaded.job
 
 
 def _job_or_config_error(data: bytes, overrides: list[str]) -> None:

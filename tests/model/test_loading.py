@@ -11,7 +11,7 @@ from unsloth.models.mapper import FLOAT_TO_INT_MAPPER, INT_TO_FLOAT_MAPPER
 
 from gptoss_ft.config import ModelSection, TrainingSection
 from gptoss_ft.errors import DataError, SettingError
-from gptoss_ft.model import loading
+from gptoss_ft.model import loading, repository
 from gptoss_ft.runtime import Device
 
 ON_CPU = {"load_in_4bit": False, "dtype": "float32", "max_seq_length": 64}
@@ -24,7 +24,7 @@ def test_names_stand_for_the_repository_that_unsloth_would_load(in_4bit: bool) -
     different = {
         name: (ours, theirs)
         for name in names
-        if (ours := loading._resolve(ModelSection(name=name, load_in_4bit=in_4bit)))
+        if (ours := repository._resolve(ModelSection(name=name, load_in_4bit=in_4bit)))
         != (theirs := get_model_name(name, load_in_4bit=in_4bit))
         and ours.lower() != theirs.lower()
     }
@@ -33,16 +33,16 @@ def test_names_stand_for_the_repository_that_unsloth_would_load(in_4bit: bool) -
 
 
 def test_the_default_model_is_its_quantized_upload() -> None:
-    assert loading._resolve(ModelSection()) == "unsloth/gpt-oss-20b-unsloth-bnb-4bit"
-    assert loading._resolve(ModelSection(name="openai/gpt-oss-20b", load_in_4bit=False)) == "unsloth/gpt-oss-20b"
+    assert repository._resolve(ModelSection()) == "unsloth/gpt-oss-20b-unsloth-bnb-4bit"
+    assert repository._resolve(ModelSection(name="openai/gpt-oss-20b", load_in_4bit=False)) == "unsloth/gpt-oss-20b"
 
 
 def test_a_revision_of_a_name_that_stands_for_another_repository_is_refused() -> None:
     with pytest.raises(SettingError, match="Unsloth loads unsloth/gpt-oss-20b-unsloth-bnb-4bit") as caught:
-        loading._resolve(ModelSection(name="unsloth/gpt-oss-20b", revision="abc"))
+        repository._resolve(ModelSection(name="unsloth/gpt-oss-20b", revision="abc"))
     assert caught.value.key == "model.revision"
     exact = ModelSection(name="unsloth/gpt-oss-20b-unsloth-bnb-4bit", revision="abc")
-    assert loading._resolve(exact) == exact.name
+    assert repository._resolve(exact) == exact.name
 
 
 @pytest.fixture

@@ -46,6 +46,15 @@ def test_other_commands_pass_through_untouched(machine: Machine) -> None:
     assert job_arguments(machine) == ["generate", "--help", "a 'quoted' word"]
 
 
+@pytest.mark.parametrize("command", ["validate", "preview", "prepare"])
+def test_a_command_about_data_alone_has_the_default_config_and_needs_no_gpu(machine: Machine, command: str) -> None:
+    (machine.here / "config.yaml").write_text("")
+    (machine.path / "nvidia-smi").unlink()
+    assert machine.run("train.sh", command).returncode == 0
+    assert job_arguments(machine) == [command, "--config", "config.yaml"]
+    assert "--gpus" not in machine.noted("run")
+
+
 def test_exactly_three_folders_are_mounted_and_the_job_is_read_only(machine: Machine) -> None:
     (machine.here / "config.yaml").write_text("")
     machine.run("train.sh")
