@@ -17,9 +17,9 @@ SAMPLES_PER_GROUP = 1024
 
 def write_prepared(data: PreparedData, folder: Path) -> None:
     """Write train.parquet, eval.parquet (without rows where nothing is evaluated on) and summary.json."""
-    for split, table in (("train", data.train), ("eval", data.eval)):
+    for split in SPLITS:
         with pq.ParquetWriter(folder / f"{split}.parquet", SCHEMA, compression="zstd") as writer:
-            for batch in table.to_batches(max_chunksize=SAMPLES_PER_GROUP):
+            for batch in data.batches(split):
                 writer.write_batch(batch)
     write_summary(folder, data.summary)
 

@@ -87,14 +87,19 @@ def _published_ranks(document: bytes, tokenizer_json: Path) -> bytes:
 def _ranks(vocabulary: Mapping[str, int]) -> bytes:
     """The ranks file of `vocabulary` (token in the byte-level alphabet → id); `ValueError` where a token is not in
     that alphabet."""
-    ordinary = sorted((rank, token) for token, rank in vocabulary.items() if rank < ORDINARY_TOKENS)
+    return b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in ordinary_tokens(vocabulary))
+
+
+def ordinary_tokens(vocabulary: Mapping[str, int]) -> list[tuple[int, bytes]]:
+    """(id, bytes) of every token of `vocabulary` that is not special, by id; `ValueError` where one is not in the
+    byte-level alphabet."""
     byte_of = _byte_level_alphabet()
-    lines = []
-    for rank, token in ordinary:
-        # Latin-1 gives the characters 0 to 255 as the bytes 0 to 255.
-        token_bytes = token.translate(byte_of).encode("latin-1")
-        lines.append(b"%s %d\n" % (base64.b64encode(token_bytes), rank))
-    return b"".join(lines)
+    # Latin-1 gives the characters 0 to 255 as the bytes 0 to 255.
+    return sorted(
+        (rank, token.translate(byte_of).encode("latin-1"))
+        for token, rank in vocabulary.items()
+        if rank < ORDINARY_TOKENS
+    )
 
 
 def _byte_level_alphabet() -> dict[int, int]:

@@ -105,17 +105,19 @@ class RenderedFile:
     def column(self, name: str) -> NDArray[Any]:
         """One column of fixed width over all batches; the others are not read."""
         options = pa.ipc.IpcReadOptions(included_fields=[_RENDERED_SCHEMA.get_field_index(name)])
-        parts = [batch.column(0).to_numpy() for batch in self._batches(options)]
+        # A copy, for a column keeps all of its batch in memory.
+        parts = [batch.column(0).to_numpy().copy() for batch in _batches(self.path, options)]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        return self._batches(None)
+        return _batches(self.path)
 
-    def _batches(self, options: Any) -> Iterator[pa.RecordBatch]:
-        # Not memory-mapped: pages of a mapped file count as the process's memory.
-        with pa.OSFile(str(self.path)) as stream, pa.ipc.open_file(stream, options=options) as reader:
-            for at in range(reader.num_record_batches):
-                yield reader.get_batch(at)
+
+def _batches(path: Path, options: Any = None) -> Iterator[pa.RecordBatch]:
+    # Not memory-mapped: pages of a mapped file count as the process's memory.
+    with pa.OSFile(str(path)) as stream, pa.ipc.open_file(stream, options=options) as reader:
+        for at in range(reader.num_record_batches):
+            yield reader.get_batch(at)
 
 
 class SampleHash:
@@ -171,17 +173,22 @@ class SplitWriter:
 @dataclass(frozen=True)
 class PreparedData:
     """Samples that are ready: memory-mapped tables of `input_ids`, `labels` (list of int32), `source`, `source_row`
-    and `sample_index`, and their summary."""
+    and `sample_index`, their summary, and the folder in the cache that holds all of it."""
 
     train: pa.Table
     eval: pa.Table
     summary: Summary
+    folder: Path
 
     @classmethod
     def load(cls, folder: Path) -> "PreparedData":
         """Open what `prepare` left in the cache."""
         summary = Summary.model_validate_json((folder / SUMMARY).read_bytes())
-        return cls(_mapped(folder / "train.arrow"), _mapped(folder / "eval.arrow"), summary)
+        return cls(_mapped(folder / "train.arrow"), _mapped(folder / "eval.arrow"), summary, folder)
+
+    def batches(self, split: Split) -> Iterator[pa.RecordBatch]:
+        """A split's samples, a batch at a time."""
+        return _batches(self.folder / f"{split}.arrow")
 
 
 def from_cache(name: str, make: Callable[[Path], None]) -> PreparedData:

@@ -106,6 +106,17 @@ def test_a_file_of_rendered_samples_is_read_as_it_was_written(tmp_path: Path) ->
     assert file.column("digest").tolist() == to_batch(TWO).column("digest").to_pylist()
 
 
+def test_a_column_keeps_no_tokens_in_memory(tmp_path: Path) -> None:
+    rendered = RenderedFile(tmp_path / "rendered.arrow")
+    with rendered.writer() as writer:
+        for _ in range(4):
+            writer.write_batch(batch_of([([1] * 1000, [1] * 1000)] * 500))  # 4 MB
+    before = pa.total_allocated_bytes()
+    column = rendered.column("source_row")
+    assert len(column) == 2000
+    assert pa.total_allocated_bytes() - before < 1_000_000
+
+
 def test_a_file_without_samples(tmp_path: Path) -> None:
     file = RenderedFile(tmp_path / "rendered.arrow")
     with file.writer():
