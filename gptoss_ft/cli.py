@@ -35,7 +35,7 @@ def train(config: ConfigFile = Path("config.yaml"), overrides: Overrides = None,
     """Train: checkpoints and final_model go to the output folder."""
     with errors_shown():
         loaded = load_job_config(config, overrides or [])
-    with errors_shown(loaded.source):
+    with errors_shown(loaded.source, trains=True):
         from gptoss_ft import job
 
         job.train(loaded, restart)
@@ -67,6 +67,7 @@ def preview(
     overrides: Overrides = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="How many samples to show.")] = 3,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page in place of text.")] = None,
+    held_out: Annotated[bool, typer.Option("--eval", help="Show samples that are held out for evaluation.")] = False,
 ) -> None:
     """Show which tokens are trained: counts, lengths, and the first samples in colour."""
     with errors_shown():
@@ -74,7 +75,7 @@ def preview(
     with errors_shown(loaded.source):
         from gptoss_ft import inspecting
 
-        inspecting.preview_data(loaded, samples, html)
+        inspecting.preview_data(loaded, samples, html, "eval" if held_out else "train")
 
 
 @app.command()
@@ -100,8 +101,9 @@ def schema() -> None:
 
 
 @contextmanager
-def errors_shown(source: ConfigSource | None = None) -> Iterator[None]:
-    """End the program with a `JobError`'s message and exit code; `source` knows the place of its key."""
+def errors_shown(source: ConfigSource | None = None, trains: bool = False) -> Iterator[None]:
+    """End the program with a `JobError`'s message and exit code; `source` knows the place of its key, and `trains`
+    says whether an interruption can lose steps."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -124,7 +126,8 @@ def errors_shown(source: ConfigSource | None = None) -> Iterator[None]:
         _show(full, None)
         raise typer.Exit(full.exit_code) from None
     except KeyboardInterrupt:
-        stop = Interrupted("at once; steps since the last checkpoint, if any, are lost", "The same command continues.")
+        lost = "steps since the last checkpoint, if any, are lost" if trains else "nothing is left half done"
+        stop = Interrupted(f"at once; {lost}", "The same command continues.")
         _show(stop, None)
         raise typer.Exit(stop.exit_code) from None
 

@@ -23,7 +23,8 @@ from gptoss_ft.runtime import GIB, cache_folder, free_gib, hub_cache, image_id, 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from gptoss_ft.data.storage import PreparedData
+    from gptoss_ft.data.storage import PreparedData, Split
+    from gptoss_ft.data.summary import Summary
 
 # Rows that `validate` also renders with openai-harmony.
 ROWS_COMPARED = 64
@@ -62,16 +63,17 @@ def _another_folder() -> str:
     return "Name another folder." if image_id() is None else "Name one below /outputs, which is yours outside too."
 
 
-def preview_data(loaded: LoadedConfig, samples: int, html: Path | None) -> None:
-    """Show what is trained: on the screen, or with `html` as a page. Raises `JobError`."""
+def preview_data(loaded: LoadedConfig, samples: int, html: Path | None, split: "Split") -> None:
+    """Show what is trained, or of the split `eval` what is held out: on the screen, or with `html` as a page. Raises
+    `JobError`."""
     from gptoss_ft.reporting.preview import show_preview, write_html
 
     console = make_console()
     data, tokenizer = _prepared(loaded.job, console)
     if html is None:
-        show_preview(console, data, tokenizer, loaded.job, samples)
+        show_preview(console, data, tokenizer, loaded.job, samples, split)
     else:
-        write_html(html, data, tokenizer, loaded.job, samples)
+        write_html(html, data, tokenizer, loaded.job, samples, split)
         console.print(f"[bold green]done[/]: {html}")
 
 
@@ -104,6 +106,8 @@ def validate_job(loaded: LoadedConfig, show: Callable[[JobError], None]) -> Exit
         ("disk", checks.disk),
         ("hub", checks.hub),
     ):
+        if name == "disk" and found:
+            continue  # what is to be downloaded is known of a model that can be had
         try:
             with quiet_libraries(Path(os.devnull)):
                 words = check()
@@ -115,11 +119,29 @@ def validate_job(loaded: LoadedConfig, show: Callable[[JobError], None]) -> Exit
     return found[0] if found else ExitCode.DONE
 
 
+def _left_out(summary: "Summary") -> str:
+    """What was left out of the samples, with the first row of each reason, and what would keep more."""
+    found = []
+    for reason, number in summary.dropped.items():
+        first = next(source.examples[reason][0] for source in summary.sources if reason in source.examples)
+        found.append(f"{number:,} rows {reason}, first {first}")
+    samples = sum(source.dropped_samples.total() for source in summary.sources)
+    cut = sum(source.cut_answers for source in summary.sources)
+    if samples:
+        found.append(f"{samples:,} samples left out in all")
+    if cut:
+        found.append(f"{cut:,} answers lost their end")
+    if (keeps := summary.length_that_keeps(0.99)) > summary.max_seq_length:
+        found.append(f"model.max_seq_length {keeps} keeps 99 %")
+    return "; ".join(found) or "none left out"
+
+
 class _Checks:
     """What `validate` looks at; each check says what it found or raises `JobError`."""
 
     def __init__(self, job: JobConfig) -> None:
         self._job = job
+        self._has_model = False
 
     @cached_property
     def _repository(self) -> str:
@@ -135,7 +157,9 @@ class _Checks:
 
     def model(self) -> str:
         """The model's config and tokenizer can be had, and it takes samples of `max_seq_length`."""
-        return f"{self._repository}, {len(self._tokenizer):,} tokens in its vocabulary"
+        words = f"{self._repository}, {len(self._tokenizer):,} tokens in its vocabulary"
+        self._has_model = True
+        return words
 
     def data(self) -> str:
         """Every row is read, rendered and checked by the config's policies; for harmony the first rows are rendered by
@@ -144,9 +168,11 @@ class _Checks:
         from gptoss_ft.data.prepare import prepare
 
         entries = open_entries(self._job)
+        check_first_rows(entries)
+        if not self._has_model:
+            return "the first rows are what their format says; the others need the model's tokenizer"
         summary = prepare(self._job, entries, self._tokenizer).summary
-        left_out = [f"{number:,} rows {reason}" for reason, number in summary.dropped.items()]
-        words = f"{summary.rows:,} rows ({', '.join(left_out) or 'none left out'})"
+        words = f"{summary.rows:,} rows ({_left_out(summary)})"
         compared = sum(check_rows(self._job, entry, self._tokenizer, ROWS_COMPARED) for entry in entries)
         equal = f"; the first {compared} equal openai-harmony's, token for token" if compared else ""
         return f"{words}, {summary.train.samples:,} samples to train on{equal}"

@@ -3,7 +3,7 @@
 This is the one module that reads or writes environment variables that change how a library behaves.
 
     GPTOSS_FT_OUTPUT_ROOT   folder that a relative `training.output_dir` lies in       (default: ./outputs)
-    GPTOSS_FT_CACHE         folder of compile caches, embedded default, harmony ranks  (default: ~/.cache/gptoss_ft)
+    GPTOSS_FT_CACHE         folder of compile caches, prepared data, embedded default  (default: ~/.cache/gptoss_ft)
     GPTOSS_FT_COMMIT        commit of the code, set in the image                       (default: asked of git)
     GPTOSS_FT_IMAGE_ID      image that the container runs, set by train.sh             (default: none)
 """

@@ -239,8 +239,7 @@ def test_data_that_cannot_be_used(train: Run, line: bytes, problem: str) -> None
         ExitCode.DATA,
         f"{PATH}rows.jsonl: at least 1 row cannot be trained on",
         f"  row 1 (rows.jsonl:2): {problem}",
-        "Mend them (rows count from 0), or leave such rows out: dataset.on_invalid: drop for invalid ones, "
-        "dataset.on_too_long: drop or truncate for long ones.",
+        "Mend them (rows count from 0), or leave such rows out: dataset.on_invalid: drop.",
     )
 
 

@@ -3,6 +3,7 @@
 A new format is a `Format` in `FORMATS`, and its name in `DatasetSection.format`.
 """
 
+import json
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,9 +41,19 @@ class Adapter:
         record = self.format.adapt(row, self.columns, self.config)
         if isinstance(record, Text):
             return record
-        check_order(record.messages)
+        messages = self._with_system(row, record.messages)
+        check_order(messages)
         tools = read_tools(row.get(self.config.tools_column), self.config.tools_column)
-        return replace(record, tools=tools, effort=self._effort(row))
+        return replace(record, messages=messages, tools=tools, effort=self._effort(row))
+
+    def _with_system(self, row: Row, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """The messages led by the column `system`, which descendants of ShareGPT's and Alpaca's formats have."""
+        system = row.get("system")
+        if not isinstance(system, str) or not system.strip():
+            return messages
+        if messages and messages[0].role in ("system", "developer"):
+            raise RowError("has a system message, and a column system as well", "wrong role order")
+        return (Message("system", string(system, "column system")), *messages)
 
     def _effort(self, row: Row) -> Effort | None:
         wanted = self.config.reasoning_effort
@@ -58,6 +69,12 @@ class Adapter:
 def open_adapter(config: DatasetSection, columns: Sequence[str]) -> Adapter:
     """The adapter of `config.format` for a data set with these columns. Raises `DataError` when one that it needs is
     not there, `SettingError` for a reasoning effort that is neither a level nor a column."""
+    if config.tools_column not in (*columns, DatasetSection.model_fields["tools_column"].default):
+        raise SettingError(
+            f"no column {config.tools_column}; there are: {', '.join(columns)}",
+            "Name the column of tool definitions, or leave the key out.",
+            key="dataset.tools_column",
+        )
     effort = config.reasoning_effort
     if not is_effort(effort) and effort not in columns:
         raise SettingError(
@@ -100,16 +117,22 @@ def _named_columns(*wanted: str) -> Callable[[DatasetSection, Sequence[str]], tu
 
 
 def _adapt_alpaca(row: Row, columns: tuple[str, ...], config: DatasetSection) -> Conversation:
+    if row.get("history"):
+        raise RowError(
+            "has a history, which format alpaca does not read; a list of messages can hold it", "wrong shape"
+        )
     instruction = string(row.get("instruction"), "column instruction")
     given = "" if row.get("input") is None else string(row["input"], "column input")
     question = "\n\n".join(part for part in (instruction, given) if part.strip())
+    if not question:
+        raise RowError("columns instruction and input are empty", "wrong shape")
     answer = string(row.get("output"), "column output")
     return Conversation((Message("user", question), Message("assistant", answer)))
 
 
 def _adapt_prompt_completion(row: Row, columns: tuple[str, ...], config: DatasetSection) -> Conversation:
     """Strings are a question and its answer; of lists of messages only the completion's answers are trained."""
-    prompt, completion = row.get("prompt"), row.get("completion")
+    prompt, completion = _from_json(row.get("prompt"), config), _from_json(row.get("completion"), config)
     if isinstance(prompt, str) and isinstance(completion, str):
         question, answer = string(prompt, "column prompt"), string(completion, "column completion")
         return Conversation((Message("user", question), Message("assistant", answer)))
@@ -118,6 +141,20 @@ def _adapt_prompt_completion(row: Row, columns: tuple[str, ...], config: Dataset
     messages = read_messages([*prompt, *completion], config, "prompt and completion")
     context = tuple(replace(message, train=False) for message in messages[: len(prompt)])
     return Conversation((*context, *messages[len(prompt) :]))
+
+
+def _from_json(value: Any, config: DatasetSection) -> Any:
+    """A list of messages that was written as JSON text, as CSV has it; anything else as it is, and so JSON without a
+    role, which may be what is asked or answered."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        try:
+            items = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+        roles = {config.role_key} if config.role_key else {"role", "from"}
+        if any(isinstance(item, Mapping) and not roles.isdisjoint(item) for item in items):
+            return items
+    return value
 
 
 def _text_columns(config: DatasetSection, columns: Sequence[str]) -> tuple[str, ...]:

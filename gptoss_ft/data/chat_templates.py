@@ -3,6 +3,7 @@
 They are the models' own, read from the files that TRL ships.
 """
 
+import os
 import re
 from difflib import get_close_matches
 from importlib.metadata import distribution
@@ -44,12 +45,14 @@ def chat_template_text(name_or_path: str) -> str:
         # Found through its metadata: to import trl before unsloth would leave it unpatched.
         path = Path(str(distribution("trl").locate_file(f"trl/chat_templates/{BUILT_IN[name_or_path]}.jinja")))
         return path.read_text(encoding="utf-8")
-    path = Path(name_or_path)
-    if not path.exists():
+    path = Path(os.path.expanduser(name_or_path))
+    # os.path.exists, because pathlib's raises for a name that is too long to be one.
+    if not os.path.exists(path):
         close = get_close_matches(name_or_path.lower(), BUILT_IN, n=1)
         suggestion = f"Did you mean {close[0]}? " if close else ""
         raise DataError(
-            f"the chat template {name_or_path} cannot be read: there is no such file, and it is not a built-in one",
+            f"the chat template {name_or_path[:100]} cannot be read: "
+            "there is no such file, and it is not a built-in one",
             f"{suggestion}Name a Jinja template file, or one of {', '.join(BUILT_IN)}.",
             key=_KEY,
         )

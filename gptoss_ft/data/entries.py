@@ -41,9 +41,10 @@ def open_entries(job: JobConfig) -> tuple[Entry, ...]:
 
 @contextmanager
 def keyed(key: str) -> Iterator[None]:
-    """Let errors about `dataset.path` and the like be about the entry `key`."""
+    """Let errors about `dataset.path` and the like be about the entry `key`, in their cures as well."""
     try:
         yield
     except JobError as error:
         error.key = error.key.replace("dataset.", f"{key}.", 1)
+        error.cure = error.cure.replace("dataset.", f"{key}.")
         raise

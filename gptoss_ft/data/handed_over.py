@@ -1,6 +1,7 @@
 """Prepared data as files that are handed over: what `prepare --output` writes, and `dataset.prepared` reads."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,9 +20,21 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     """Write train.parquet, eval.parquet (without rows where nothing is evaluated on) and summary.json."""
     for split in SPLITS:
         with pq.ParquetWriter(folder / f"{split}.parquet", SCHEMA, compression="zstd") as writer:
-            for batch in data.batches(split):
-                writer.write_batch(batch)
+            for group in _groups(data.batches(split)):
+                writer.write_table(group)
     write_summary(folder, data.summary)
+
+
+def _groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Batches put together to row groups of `SAMPLES_PER_GROUP` samples or a little more."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(each.num_rows for each in waiting) >= SAMPLES_PER_GROUP:
+            yield pa.Table.from_batches(waiting, SCHEMA)
+            waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting, SCHEMA)
 
 
 def read_prepared(folder: Path, tokenizer_hash: str, max_seq_length: int) -> PreparedData:

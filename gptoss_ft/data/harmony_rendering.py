@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gptoss_ft.data.conversation import Conversation, Effort, Message, Record, RowError, Text, ToolCall
 from gptoss_ft.data.harmony_tools import CALLS_LINE, developer_text
-from gptoss_ft.data.rendering import Draft, Encoder, Ids, Part, Piece, TrainOn, split_by_answer
+from gptoss_ft.data.rendering import Draft, Encoder, Ids, Part, Piece, TrainOn, refuse_foreign_markup, split_by_answer
 
 CONTROL_TOKENS = (
     "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|endoftext|>",
@@ -66,9 +66,19 @@ class HarmonyRenderer:
                     Part(self._header("<|end|>"), context),
                 ]
             elif message.role == "assistant":
-                trained = bool(context) or position in piece.trained
-                self._add_answer(parts, message, position == len(messages) - 1, trained, context)
+                self._refuse_inline_thinking(message, position)
+                is_last, trained = position == len(messages) - 1, position in piece.trained
+                self._add_answer(parts, message, is_last, trained, context)
         return Draft(parts)
+
+    def _refuse_inline_thinking(self, message: Message, position: int) -> None:
+        """`<think>…</think>` is other models' markup, and would be learned as the answer's words."""
+        if message.content.lstrip().startswith("<think>") and "</think>" in message.content:
+            raise RowError(
+                f"message {position + 1}: thinking stands in the content, in <think>…</think>; "
+                "give it under the key thinking",
+                "wrong shape",
+            )
 
     def _add_message(self, parts: list[Part], role: str, text: str, channel: str) -> None:
         parts += [
@@ -119,8 +129,11 @@ class HarmonyRenderer:
         ]
 
     def _draft_text(self, text: str) -> Draft:
-        if "<|start|>" not in text:
-            return Draft([Part(text, "text", live=True), Part(self._header("<|endoftext|>"), "text")], is_plain=True)
+        if not ("<|start|>" in text and "<|message|>" in text):
+            # The end of the text may be written already; other control tokens in it are words.
+            refuse_foreign_markup(text, self._control_ids)
+            plain = text.removesuffix("<|endoftext|>")
+            return Draft([Part(plain, "text"), Part(self._header("<|endoftext|>"), "text")], is_plain=True)
         parts = self._spoken_parts(self.encoder.encode(text, live=True))
         if self.train_on == "everything":
             parts = [part._replace(channel=part.channel or "prompt") for part in parts]
@@ -137,7 +150,12 @@ class HarmonyRenderer:
         for message in messages:
             of_message, goes_on = self._spoken_message(message, goes_on)
             parts += of_message
-        return [part for part in parts if len(part.tokens)]
+        parts = [part for part in parts if len(part.tokens)]
+        spoken = [at for at, part in enumerate(parts) if part.channel]
+        if spoken:
+            # What was to follow thinking or a preamble may be missing.
+            parts[spoken[-1]] = parts[spoken[-1]]._replace(ends=True)
+        return parts
 
     def _spoken_message(self, message: Ids, goes_on: bool) -> tuple[list[Part], bool]:
         """The parts of one message, given whether the model says its opening; and whether it says the next one's."""
@@ -154,8 +172,9 @@ class HarmonyRenderer:
         label = self._return if by_end and channel == "final" else None
         parts = [
             Part(message[:start]),
-            Part(message[start:end], channel),
-            Part(message[end:after], channel, label=label, ends=not goes_on),
+            # Without its end an answer is one that ends here, as far as a truncation is concerned.
+            Part(message[start:end], channel, ends=not ends),
+            Part(message[end:after], channel, label=label, ends=bool(ends) and not goes_on),
             Part(message[after:]),
         ]
         return parts, goes_on and after == len(message)

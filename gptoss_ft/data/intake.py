@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from gptoss_ft.data.conversation import Effort, RowError
-from gptoss_ft.data.entries import Entry
+from gptoss_ft.data.entries import Entry, keyed
 from gptoss_ft.data.rendering import Draft, Sample
 from gptoss_ft.data.storage import Rendered
 from gptoss_ft.data.summary import SourceSummary
-from gptoss_ft.errors import DataError
+from gptoss_ft.errors import DataError, SettingError
 
 # Rows that cannot be trained on, after which reading stops to name them.
 ENOUGH_ERRORS = 10
@@ -27,7 +27,7 @@ class LaidOut:
     number: int
     place: str
     drafts: list[Draft] | RowError
-    effort: Effort
+    effort: Effort | None
 
     def named(self, message: object) -> str:
         """`row 3 (data.jsonl:4): message`."""
@@ -43,6 +43,8 @@ class Intake:
     summary: SourceSummary
     lengths: list[int] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    too_long_refused: int = 0
+    longest_refused: int = 0
 
     def take(self, row: LaidOut, samples: list[Sample] | RowError) -> Iterator[Rendered]:
         """The row's samples that are kept. Raises `DataError` once enough rows are refused."""
@@ -63,6 +65,8 @@ class Intake:
             yield Rendered(fitted, self.entry.index, row.number, index, row.effort)
         too_long = [words for reason, words in reasons if reason == TOO_LONG]
         if too_long and self.entry.config.on_too_long == "error":
+            self.too_long_refused += 1
+            self.longest_refused = max(self.longest_refused, *(len(sample.input_ids) for sample in samples))
             self._refuse(row, f"{too_long[0]}, more than model.max_seq_length {self.max_seq_length:,}")
         if not kept:
             reason, words = reasons[0] if reasons else (NOTHING_TRAINED, "no answer in it is to be trained")
@@ -77,9 +81,11 @@ class Intake:
         if self.entry.config.on_too_long != "truncate":
             return None, TOO_LONG
         shorter, cut = sample.truncated(self.max_seq_length)
+        if not shorter.trained_tokens:
+            return None, TOO_LONG
         self.summary.truncated += 1
         self.summary.cut_answers += cut
-        return (shorter, "") if shorter.trained_tokens else (None, TOO_LONG)
+        return shorter, ""
 
     def leave_out(self, row: LaidOut, error: RowError) -> None:
         """Count an invalid row. Raises `DataError` once enough rows are refused."""
@@ -99,10 +105,21 @@ class Intake:
             found = f"{number} of {self.summary.rows:,}" if all_read else f"at least {number}"
             raise DataError(
                 "\n  ".join([f"{self.entry.source.description}: {found} cannot be trained on", *self.refused]),
-                f"Mend them (rows count from 0), or leave such rows out: {self.entry.key}.on_invalid: drop for invalid "
-                f"ones, {self.entry.key}.on_too_long: drop or truncate for long ones.",
+                self._cure(),
                 key=f"{self.entry.key}.path",
             )
+
+    def _cure(self) -> str:
+        """What helps against the rows that are refused, of which there may be two kinds."""
+        cures = []
+        if len(self.refused) > self.too_long_refused:
+            cures.append(f"Mend them (rows count from 0), or leave such rows out: {self.entry.key}.on_invalid: drop.")
+        if self.too_long_refused:
+            cures.append(
+                f"Raise model.max_seq_length ({self.longest_refused:,} keeps those above), or set "
+                f"{self.entry.key}.on_too_long to drop or truncate."
+            )
+        return " ".join(cures)
 
     def finish(self) -> None:
         """After the last row: raise `DataError` for rows that are refused, and for more invalid ones than allowed."""
@@ -125,14 +142,35 @@ def check_first_rows(entries: Sequence[Entry]) -> None:
     It needs no tokenizer: a mistake in how the data is read shows before the libraries are loaded.
     """
     for entry in entries:
+        with keyed(entry.key):
+            _check_thinking_key(entry)
         if entry.config.on_invalid == "drop":
             continue
         intake = Intake(entry, 0, SourceSummary(description=entry.source.description, fingerprint=""))
-        for number, row in enumerate(islice(entry.source.rows(), FIRST_ROWS)):
-            try:
-                if isinstance(row.content, RowError):
-                    raise row.content
-                entry.adapter.adapt(row.content)
-            except RowError as error:
-                intake.leave_out(LaidOut(number, row.place, error, "medium"), error)
-        intake.raise_refused(all_read=False)
+        with keyed(entry.key):
+            for number, row in enumerate(islice(entry.source.rows(), FIRST_ROWS)):
+                try:
+                    if isinstance(row.content, RowError):
+                        raise row.content
+                    entry.adapter.adapt(row.content)
+                except RowError as error:
+                    intake.leave_out(LaidOut(number, row.place, error, None), error)
+            intake.raise_refused(all_read=False)
+
+
+def _check_thinking_key(entry: Entry) -> None:
+    """Raise `SettingError` for a `thinking_key` that no message of the first rows has: a slip there loses it all."""
+    wanted = entry.config.thinking_key
+    if wanted is None or entry.config.format != "sharegpt":
+        return
+    keys: dict[str, None] = {}
+    for row in islice(entry.source.rows(), FIRST_ROWS):
+        messages = [] if isinstance(row.content, RowError) else row.content.get(entry.adapter.columns[0])
+        for message in messages if isinstance(messages, list) else ():
+            keys |= dict.fromkeys(message if isinstance(message, dict) else ())
+    if wanted not in keys:
+        raise SettingError(
+            f"no message of the first {FIRST_ROWS} rows has the key {wanted}; they have: {', '.join(keys)}",
+            "Name the key of the thinking, or null for thinking, reasoning_content or reasoning.",
+            key="dataset.thinking_key",
+        )

@@ -58,17 +58,32 @@ def read_messages(raw: object, config: DatasetSection, what: str) -> tuple[Messa
     if not isinstance(raw, list | tuple):
         raise RowError(f"{what} is {_kind(raw)}, wanted a list of messages", "wrong shape")
     messages: list[Message] = []
+    calls: tuple[ToolCall, ...] = ()
     waiting: list[ToolCall] = []
+    answered: dict[int, int] = {}  # position of a result → that of its call among the last ones
     for number, item in enumerate(raw, start=1):
         message, id_ = _message(item, config, f"message {number}")
         if message.role != "tool":
-            waiting = list(message.tool_calls)
+            _put_in_order(messages, answered)
+            calls, waiting, answered = message.tool_calls, list(message.tool_calls), {}
         elif waiting:  # whether a result is due here is judged with the order of roles
             call = _answered(message, id_, waiting, f"message {number}")
             waiting.remove(call)
+            answered[len(messages)] = next(at for at, other in enumerate(calls) if other is call)
             message = replace(message, name=call.name)
         messages.append(message)
+    _put_in_order(messages, answered)
     return tuple(messages)
+
+
+def _put_in_order(messages: list[Message], answered: dict[int, int]) -> None:
+    """Put the results of several calls of one function into the order of the calls: by its name, which is all that a
+    model may be shown, one could not be told from the other."""
+    for name in {messages[at].name for at in answered}:
+        places = [at for at in answered if messages[at].name == name]
+        results = [messages[at] for at in sorted(places, key=answered.__getitem__)]
+        for at, result in zip(places, results, strict=True):
+            messages[at] = result
 
 
 def _message(raw: object, config: DatasetSection, what: str) -> tuple[Message, str | None]:
@@ -76,17 +91,19 @@ def _message(raw: object, config: DatasetSection, what: str) -> tuple[Message, s
     if not isinstance(raw, Mapping):
         raise RowError(f"{what} is {_kind(raw)}, wanted an object with role and content", "wrong shape")
     named = string(_value(raw, config.role_key, "role", "from"), f"{what}: role")
-    role = ROLES.get(named)
+    role = ROLES.get(named.strip().lower())
     if role is None:
         raise RowError(f"{what}: unknown role {reprlib.repr(named)}; known are {', '.join(ROLES)}", "unknown role")
     content = _value(raw, config.content_key, "content", "value")
-    if named in _CALL_ROLES:
+    if named.strip().lower() in _CALL_ROLES:
         calls, content = _calls(content, what), ""
         if not calls:
             raise RowError(f"{what} holds no tool call", "tool calls")
     else:
         calls = _calls(_filled(raw, "tool_calls", what), what) or _calls(_filled(raw, "function_call", what), what)
-    thinking = _thinking(_value(raw, config.thinking_key, "thinking", "reasoning_content"), role, config, what)
+    thinking = _thinking(
+        _value(raw, config.thinking_key, "thinking", "reasoning_content", "reasoning"), role, config, what
+    )
     if role != "assistant" and (thinking is not None or calls):
         owned = "tool calls belong" if calls else "thinking belongs"
         raise RowError(f"{what}: {owned} to the assistant, not to {named}", "wrong shape")
@@ -97,16 +114,18 @@ def _message(raw: object, config: DatasetSection, what: str) -> tuple[Message, s
         _content(content, role, f"{what}: content"),
         thinking,
         calls,
-        _optional_string(raw.get("name"), f"{what}: name") if role == "tool" else None,
-        _train(raw.get("train"), role, what),
+        _optional_string(raw.get("name") or None, f"{what}: name") if role == "tool" else None,
+        _train(raw, role, what),
     )
-    return message, _optional_string(raw.get("tool_call_id"), f"{what}: tool_call_id")
+    return message, _optional_string(raw.get("tool_call_id") or None, f"{what}: tool_call_id")
 
 
 def _value(raw: Mapping[str, Any], key: str | None, *usual: str) -> Any:
-    """What `key` holds, or where it is None the first of the usual keys that holds something."""
+    """What `key` holds, or where it is None the first of the usual keys that holds something, and be it nothing but
+    an empty string."""
     keys = usual if key is None else (key,)
-    return next((raw[name] for name in keys if raw.get(name) is not None), None)
+    held = [raw[name] for name in keys if raw.get(name) is not None]
+    return next((value for value in held if value != ""), held[0] if held else None)
 
 
 def _filled(raw: Mapping[str, Any], key: str, what: str) -> Any:
@@ -138,7 +157,12 @@ def _thinking(value: object, role: Role, config: DatasetSection, what: str) -> s
     return thinking if thinking.strip() or is_meant else None
 
 
-def _train(value: object, role: Role, what: str) -> bool:
+def _train(raw: Mapping[str, Any], role: Role, what: str) -> bool:
+    """`train`, or `weight` as OpenAI's fine-tuning has it, 0 or 1."""
+    value = raw.get("train")
+    weight = raw.get("weight")
+    if value is None and weight in (0, 1) and role == "assistant":
+        value = bool(weight)
     if value is None:
         return True
     if not isinstance(value, bool):

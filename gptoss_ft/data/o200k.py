@@ -20,8 +20,9 @@ GPT_OSS_SHA256 = "25a163eef8eb8d61c3079632b0925fb71e83ec9f1b8284307e1beec2f445da
 # Longer text is left to tokenizers: tiktoken 0.14 panics on white space of a million characters.
 LONGEST_TEXT = 50_000
 
-# Between two texts that are tokenized in one call; text that holds it is left to tokenizers, too.
-SEPARATOR = "\uffff|\uffff"
+# Between two texts that are tokenized in one call; text that holds it is left to tokenizers, too. One character, or the
+# end of one text and the beginning of the next could make another.
+SEPARATOR = "\uffff"
 SEPARATOR_ID = 2**31 - 1
 
 _built: dict[str, tiktoken.Encoding] = {}

@@ -8,6 +8,7 @@ it was made from: the second run with the same data, tokenizer and settings prep
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -20,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gptoss_ft.config import DatasetSection, JobConfig
 from gptoss_ft.data.conversation import Conversation, Effort, RowError, is_effort
-from gptoss_ft.data.entries import Entry
+from gptoss_ft.data.entries import Entry, keyed
 from gptoss_ft.data.handed_over import read_prepared
 from gptoss_ft.data.harmony_rendering import HarmonyRenderer, is_harmony
 from gptoss_ft.data.intake import TOO_LONG, Intake, LaidOut
@@ -67,7 +68,7 @@ def prepare(
     tokenizer_hash = tokenizer_fingerprint(tokenizer)
     handed_over = job.datasets[0].prepared
     if handed_over is not None:
-        return read_prepared(Path(handed_over).expanduser(), tokenizer_hash, job.model.max_seq_length)
+        return read_prepared(Path(os.path.expanduser(handed_over)), tokenizer_hash, job.model.max_seq_length)
     key = _key(job, entries, tokenizer_hash)
 
     def make(folder: Path) -> None:
@@ -118,16 +119,16 @@ def _key(job: JobConfig, entries: Sequence[Entry], tokenizer_hash: str) -> str:
 def lay_out(entry: Entry, renderer: Renderer) -> Iterator[LaidOut]:
     """Every row of an entry, adapted and drafted. Rows count from 0, those that cannot be read as well."""
     usual = entry.config.reasoning_effort
-    effort: Effort = usual if is_effort(usual) else "medium"
+    effort: Effort | None = usual if is_effort(usual) else None
     for number, row in enumerate(entry.source.rows()):
-        own = effort
+        own: Effort | None = None
         drafts: list[Draft] | RowError
         try:
             if isinstance(row.content, RowError):
                 raise row.content
             record = entry.adapter.adapt(row.content)
-            if isinstance(record, Conversation) and record.effort is not None:
-                own = record.effort
+            if isinstance(record, Conversation):
+                own = record.effort or effort
             drafts = renderer.draft(record)
         except RowError as error:
             drafts = error
@@ -199,16 +200,17 @@ def _render(
             summary.sources.append(counts)
             intake = Intake(entry, job.model.max_seq_length, counts)
             pending: list[Rendered] = []
-            for row, made in _assembled(lay_out(entry, renderer), renderer.encoder):
-                pending += intake.take(row, made)
-                rows += 1
-                if rows % ROWS_AT_ONCE == 0:
-                    samples += len(pending)
-                    _flush(writer, pending, intake, summary)
-                    if progress is not None:
-                        progress(rows, samples)
-            _flush(writer, pending, intake, summary)
-            intake.finish()
+            with keyed(entry.key):
+                for row, made in _assembled(lay_out(entry, renderer), renderer.encoder):
+                    pending += intake.take(row, made)
+                    rows += 1
+                    if rows % ROWS_AT_ONCE == 0:
+                        samples += len(pending)
+                        _flush(writer, pending, intake, summary)
+                        if progress is not None:
+                            progress(rows, samples)
+                _flush(writer, pending, intake, summary)
+                intake.finish()
     return summary
 
 

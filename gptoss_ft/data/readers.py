@@ -91,8 +91,8 @@ def _read_json(file: Path) -> Iterator[SourceRow]:
             "Use .jsonl for one object a line.",
             key="dataset.path",
         )
-    for item in content:
-        yield SourceRow(_object(item))
+    for number, item in enumerate(content):
+        yield SourceRow(_object(item), f"{file}, item {number}")
 
 
 def _text(file: Path) -> str:
@@ -179,8 +179,20 @@ def _read_parquet(file: Path) -> Iterator[SourceRow]:
         # As it is by default, Arrow 26 reads the whole of a row group, and a file may have only one (51 MiB for a file
         # of 47). A buffer helps only where nothing is read ahead (5 MiB).
         with pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as table:
+            twice = [
+                name
+                for number, name in enumerate(table.schema_arrow.names)
+                if name in table.schema_arrow.names[:number]
+            ]
+            if twice:
+                raise DataError(
+                    f"{file}: there are two columns {twice[0]!r}", "Rename one of them.", key="dataset.path"
+                )
+            number = 0
             for batch in table.iter_batches(batch_size=1024):
-                yield from _rows_of(batch)
+                for row in rows_of(batch):
+                    yield row._replace(place=f"{file}, row {number}")
+                    number += 1
     except (pa.ArrowException, OSError) as error:
         # Arrow raises OSError for damaged content too, then without a number of the system's.
         if isinstance(error, OSError) and error.errno is not None:
@@ -190,7 +202,7 @@ def _read_parquet(file: Path) -> Iterator[SourceRow]:
         raise DataError(f"{file}: the name of a column is not UTF-8: {error}", key="dataset.path") from None
 
 
-def _rows_of(batch: Any) -> Iterator[SourceRow]:
+def rows_of(batch: Any) -> Iterator[SourceRow]:
     """The rows of an Arrow batch. Text that is not UTF-8, and dates beyond the year 9999, fail when they become
     Python's, and then one row at a time."""
     try:
@@ -198,7 +210,7 @@ def _rows_of(batch: Any) -> Iterator[SourceRow]:
     except (UnicodeDecodeError, OverflowError, ValueError) as error:
         if batch.num_rows > 1:
             for at in range(batch.num_rows):
-                yield from _rows_of(batch.slice(at, 1))
+                yield from rows_of(batch.slice(at, 1))
         else:
             yield SourceRow(RowError(f"holds a value that cannot be read: {error}", "not readable"))
 

@@ -9,8 +9,9 @@ that is not the last one of its conversation is followed by <|end|> in the conte
 <|return|> that ends it when the model is used.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
@@ -193,6 +194,20 @@ class Piece:
 
     messages: tuple[Message, ...]
     trained: frozenset[int]
+
+
+_BEGINS_MARKED_UP = re.compile(r"\s*(<\|\w+\|>|<(?:bos|s|start_of_turn)>|\[INST\])")
+
+
+def refuse_foreign_markup(text: str, known: Collection[str]) -> None:
+    """Raise `RowError` for text that begins with another model's markup: taken for plain text, all of it would be
+    trained, the questions too. `known` are the model's own control tokens."""
+    begins = _BEGINS_MARKED_UP.match(text)
+    if begins is not None and begins.group(1) not in known:
+        raise RowError(
+            f"begins with {begins.group(1)}, which is no control token of this model: it is another model's markup",
+            "chat template",
+        )
 
 
 def split_by_answer(conversation: Conversation) -> list[Piece]:

@@ -12,11 +12,13 @@ from typing import Any
 from gptoss_ft import tiny
 from gptoss_ft.config import DatasetSection
 from gptoss_ft.data.conversation import RowError
-from gptoss_ft.data.readers import READERS, SourceRow, unreadable
+from gptoss_ft.data.readers import READERS, SourceRow, rows_of, unreadable
 from gptoss_ft.errors import DataError, SettingError
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.runtime import cache_folder, image_id
 
+# JSON Lines may lack a column in some rows: so many are looked at.
+ROWS_FOR_COLUMNS = 100
 # A file of a folder whose name begins with one of these words is not for training.
 OTHER_SPLITS = ("test", "testing", "valid", "validation", "val", "dev", "development", "eval", "evaluation")
 
@@ -24,7 +26,7 @@ OTHER_SPLITS = ("test", "testing", "valid", "validation", "val", "dev", "develop
 @dataclass(frozen=True)
 class RowSource:
     """Rows of one data set. `rows()` starts a new pass; `fingerprint` changes when the rows do. `columns` are those
-    of the first row that can be read; later rows of JSON may hold others."""
+    of the first rows that can be read; later rows of JSON may hold others."""
 
     description: str
     columns: tuple[str, ...]
@@ -86,7 +88,7 @@ def _renamed(source: RowSource, names: Mapping[str, str]) -> RowSource:
 
 def _is_local(path: str) -> bool:
     # os.path.exists, because pathlib's raises for a name that is too long to be one.
-    return path.startswith(("/", ".", "~")) or Path(path).suffix in READERS or os.path.exists(path)
+    return path.startswith(("/", ".", "~")) or Path(path).suffix.lower() in READERS or os.path.exists(path)
 
 
 def _hub(config: DatasetSection) -> RowSource:
@@ -103,9 +105,15 @@ def _hub(config: DatasetSection) -> RowSource:
     return RowSource(
         ", ".join(name for name in names if name),
         tuple(readable.column_names),
-        lambda: map(SourceRow, readable),
+        lambda: _rows_of_table(readable),
         fingerprint,
     )
+
+
+def _rows_of_table(table: Any) -> Iterator[SourceRow]:
+    for part in table.with_format("arrow").iter(batch_size=1024):
+        for batch in part.to_batches():
+            yield from rows_of(batch)
 
 
 def _is_media(feature: Any) -> bool:
@@ -113,6 +121,8 @@ def _is_media(feature: Any) -> bool:
 
     if isinstance(feature, List | LargeList):
         return _is_media(feature.feature)
+    if isinstance(feature, Mapping):
+        return any(map(_is_media, feature.values()))
     return isinstance(feature, Audio | Image | Nifti | Pdf | Video)
 
 
@@ -132,31 +142,55 @@ def _local(config: DatasetSection, path: Path) -> RowSource:
     except OSError as error:
         raise unreadable(path, error) from None
 
-    def rows() -> Iterator[SourceRow]:
-        return chain.from_iterable(READERS[file.suffix](file) for file in files)
+    before = _state(files)
+    fingerprint = _hash(files)
 
-    return RowSource(config.path, _columns(path, rows()), rows, _hash(files))
+    def rows() -> Iterator[SourceRow]:
+        yield from chain.from_iterable(READERS[file.suffix.lower()](file) for file in files)
+        if _state(files) != before:
+            # Else the rows would be taken for those that the fingerprint is of.
+            raise DataError(f"{path} changed while it was read", "Start again once it is written.", key="dataset.path")
+
+    return RowSource(_with_files(config.path, path, files), _columns(path, rows()), rows, fingerprint)
+
+
+def _state(files: list[Path]) -> list[tuple[int, int, int]]:
+    """What changes when a file does, without reading it."""
+    try:
+        return [(stat.st_size, stat.st_mtime_ns, stat.st_ino) for stat in map(Path.stat, files)]
+    except OSError as error:
+        raise unreadable(Path(error.filename), error) from None
+
+
+def _with_files(name: str, path: Path, files: list[Path]) -> str:
+    """`data (2 files; not read: dev.jsonl)`: of a folder, what is read of it and what is not."""
+    if path.is_file():
+        return name
+    others = sorted(file.name for file in path.iterdir() if file.is_file() and file not in files)
+    shown = f"; not read: {', '.join(others[:5])}{', …' if len(others) > 5 else ''}" if others else ""
+    return f"{name} ({len(files)} file{'s' * (len(files) > 1)}{shown})"
 
 
 def _columns(path: Path, rows: Iterator[SourceRow]) -> tuple[str, ...]:
-    """The columns of the first row that can be read."""
+    """The columns of the first rows that can be read, in the order in which they are met."""
     first = next(rows, None)
     if first is None:
         raise DataError(f"{path} holds no rows", "A data set needs at least one.", key="dataset.path")
-    for row in chain([first], rows):
-        if not isinstance(row.content, RowError):
-            return tuple(row.content)
-    raise DataError(f"{first.place or path}: {first.content}; no row can be read", key="dataset.path")
+    readable = (row.content for row in chain([first], rows) if not isinstance(row.content, RowError))
+    columns = dict.fromkeys(column for row in islice(readable, ROWS_FOR_COLUMNS) for column in row)
+    if not columns:
+        raise DataError(f"{first.place or path}: {first.content}; no row can be read", key="dataset.path")
+    return tuple(columns)
 
 
 def _files(path: Path, split: str) -> list[Path]:
     known = ", ".join(READERS)
     if path.is_file():
-        if path.suffix not in READERS:
+        if path.suffix.lower() not in READERS:
             raise DataError(f"{path} is not one of {known}", "Convert the file, or rename it.", key="dataset.path")
         files = [path]
     elif path.is_dir():
-        entries = sorted(file for file in path.iterdir() if file.suffix in READERS and file.is_file())
+        entries = sorted(file for file in path.iterdir() if file.suffix.lower() in READERS and file.is_file())
         if not entries:
             raise DataError(f"the folder {path} holds no file of {known}", key="dataset.path")
         files = [file for file in entries if split != "train" or not _is_of_another_split(file)]

@@ -27,6 +27,7 @@ from gptoss_ft.runtime import cache_folder
 Split = Literal["train", "eval"]
 SPLITS: tuple[Split, ...] = ("train", "eval")
 SUMMARY = "summary.json"
+NO_EFFORT = -1
 EFFORTS: tuple[Effort, ...] = ("low", "medium", "high")
 
 # int32 holds every token id and the ignored label, at half of int64's size.
@@ -57,7 +58,7 @@ class Rendered:
     source: int
     source_row: int
     sample_index: int
-    effort: Effort
+    effort: Effort | None
 
 
 def to_batch(samples: Sequence[Rendered]) -> pa.RecordBatch:
@@ -71,11 +72,15 @@ def to_batch(samples: Sequence[Rendered]) -> pa.RecordBatch:
         pa.array([rendered.source_row for rendered in samples], pa.int64()),
         pa.array([rendered.sample_index for rendered in samples], pa.int32()),
         pa.array([_digest(sample) for sample in each], pa.uint64()),
-        pa.array([EFFORTS.index(rendered.effort) for rendered in samples], pa.int8()),
+        pa.array([_effort_number(rendered.effort) for rendered in samples], pa.int8()),
         pa.array([sample.is_plain for sample in each], pa.bool_()),
         *(pa.array([trained[channel] for trained in channels], pa.int32()) for channel in CHANNELS),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=_RENDERED_SCHEMA)
+
+
+def _effort_number(effort: Effort | None) -> int:
+    return NO_EFFORT if effort is None else EFFORTS.index(effort)
 
 
 def _lists(arrays: Sequence[NDArray[np.int32]]) -> pa.ListArray:
@@ -161,7 +166,8 @@ class SplitWriter:
                 counts.trained_tokens += trained
                 counts.channels[channel] += trained
         for effort, times in count(batch.column("effort").to_numpy()).items():
-            counts.efforts[EFFORTS[effort]] += times
+            if effort != NO_EFFORT:
+                counts.efforts[EFFORTS[effort]] += times
         rows = list(zip(batch.column("source").to_pylist(), batch.column("source_row").to_pylist(), strict=True))
         counts.rows += sum(row != before for before, row in pairwise([self._last_row, *rows]))
         self._last_row = rows[-1]

@@ -44,7 +44,8 @@ class SourceSummary(Counts):
         self.dropped[reason] += 1
         named = self.examples.setdefault(reason, [])
         if len(named) < EXAMPLES:
-            named.append(example)
+            # The name of a file may hold bytes that are no text.
+            named.append(example.encode(errors="backslashreplace").decode())
 
 
 class SplitSummary(Counts):

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from gptoss_ft.data.control_tokens import ControlTokens, StandIns
 from gptoss_ft.data.conversation import Conversation, Effort, Message, Record, RowError, Text
 from gptoss_ft.data.jinja_template import THINK, JinjaTemplate
-from gptoss_ft.data.rendering import Draft, Encoder, Ids, Part, Piece, TrainOn, split_by_answer
+from gptoss_ft.data.rendering import Draft, Encoder, Ids, Part, Piece, TrainOn, refuse_foreign_markup, split_by_answer
 from gptoss_ft.data.stretch_ids import adds_text, ids_of_stretches
 from gptoss_ft.data.template_messages import TemplateInput, left_out, probe_of, shape_of
 from gptoss_ft.errors import DataError
@@ -174,12 +174,22 @@ class TemplateRenderer:
         and one end-of-text token; it may bring them along. Other text is taken for the template's own markup."""
         plain = text.removeprefix(self.tokenizer.bos_token or "").removesuffix(self.tokenizer.eos_token or "")
         if not self._control.are_in(plain):
+            refuse_foreign_markup(plain, ())
             bos, eos = self.tokenizer.bos_token_id, self._end_of_text
             beginning = [] if bos is None else [Part(np.array([bos], np.int32))]
             end = Part(np.array([eos], np.int32), "text")
             return Draft([*beginning, Part(plain, "text", live=True), end], is_plain=True)
         ids = self.encoder.encode(text, live=True)
-        return Draft([Part(ids, "prompt")] if self.train_on == "everything" else self._spoken_parts(ids))
+        if self.train_on == "everything":
+            return Draft([Part(ids, "prompt")])
+        parts = self._spoken_parts(ids)
+        opening = self.tokenizer.backend_tokenizer.decode(self._markers[0].tolist(), skip_special_tokens=False).rstrip()
+        # One at the end of the text opens nothing.
+        if sum(part.channel == "answer" for part in parts) < text.rstrip().removesuffix(opening).count(opening):
+            raise RowError(
+                "an answer begins with white space that tokenizes as one with what opens it", "chat template"
+            )
+        return Draft(parts)
 
     @property
     def _end_of_text(self) -> int:
@@ -201,7 +211,7 @@ class TemplateRenderer:
                 continue
             after = ends[ends > start]
             end = int(after[0]) if after.size else len(ids)
-            parts += [Part(ids[position:start]), Part(ids[start:end], "answer", ends=after.size > 0)]
+            parts += [Part(ids[position:start]), Part(ids[start:end], "answer", ends=True)]
             position = end
         return [part for part in [*parts, Part(ids[position:])] if len(part.tokens)]
 

@@ -30,7 +30,6 @@ def _card(job: JobConfig) -> str:
     data = ModelCardData(library_name="peft", pipeline_tag="text-generation", tags=["lora", "unsloth", "gptoss_ft"])
     name = Path(job.training.output_dir).name
     data_names = ", ".join(f"`{entry.prepared or entry.path}`" for entry in job.datasets if not entry.eval)
-    data_names = ", ".join(f"`{entry.prepared or entry.path}`" for entry in job.datasets if not entry.eval)
     text = f"""# {name}
 
 A LoRA adapter (r {job.lora.r}, alpha {job.lora.alpha}) for `{job.model.name}`, trained with gptoss_ft on

@@ -28,8 +28,15 @@ def check_push_rights(job: JobConfig) -> str | None:
     repo_id = _repository(job)
     if repo_id is not None:
         with explained("the token's account", "hub.push"):
-            token = HfApi().whoami().get("auth", {}).get("accessToken", {})
-        if token.get("role") == "read":
+            account = HfApi().whoami()
+        owner = repo_id.partition("/")[0]
+        if owner not in (account["name"], *(organisation["name"] for organisation in account.get("orgs", []))):
+            raise HubError(
+                f"the token is of {account['name']}, who is no member of {owner}",
+                "Set hub.repo_id to a repository of your own, or HF_TOKEN to a token of that account.",
+                "hub.repo_id",
+            )
+        if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
             raise HubError(
                 f"the token may only read, and the adapter is to go to {repo_id}",
                 "Set HF_TOKEN to a token that may write, or hub.push: false.",

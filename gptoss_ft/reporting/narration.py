@@ -73,7 +73,7 @@ def show_data(console: Console, summary: Summary, job: JobConfig) -> None:
             values["  truncated"] = f"{source.truncated:,} samples; {source.cut_answers:,} answers lost their end"
     values["training"] = _split_in_words(train)
     if summary.eval.samples:
-        values["evaluation"] = _split_in_words(summary.eval)
+        values["held out"] = _split_in_words(summary.eval)
     if len(train.efforts) > 1:
         values["reasoning effort"] = ", ".join(f"{number:,} {effort}" for effort, number in train.efforts.items())
     longest, most = max(summary.rendered_lengths), summary.length_that_keeps(0.99)

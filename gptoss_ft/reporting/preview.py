@@ -128,9 +128,14 @@ def _with_learned(piece: Piece) -> str:
 
 
 def write_html(
-    path: Path, data: PreparedData, tokenizer: PreTrainedTokenizerBase, job: JobConfig, samples: int = 20
+    path: Path,
+    data: PreparedData,
+    tokenizer: PreTrainedTokenizerBase,
+    job: JobConfig,
+    samples: int = 20,
+    split: Split = "train",
 ) -> None:
-    """Write the same as one page that needs nothing else, with the first `samples` training samples. Raises
+    """Write the same as one page that needs nothing else, with the first `samples` samples of a split. Raises
     `OutputError` where it cannot be written."""
     summary = data.summary
     environment = Environment(
@@ -145,8 +150,8 @@ def write_html(
         channels=[("training", channel_rows(summary.train)), ("evaluation", channel_rows(summary.eval))],
         histogram=histogram(summary),
         plan=plan(summary, job),
-        samples=SampleReader(tokenizer).samples(data.train, summary, samples),
-        total=summary.train.samples,
+        samples=SampleReader(tokenizer).samples(getattr(data, split), summary, samples),
+        total=getattr(summary, split).samples,
     )
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -228,13 +228,17 @@ class Writer:
 
     def give_results(self) -> None:
         """A result of each call, in any order where an id or a name says whose it is."""
-        due = list(self.called)
+        due, given = list(self.called), []
         while due:
             number, name = due.pop(0 if self.matching == "order" else self.choices.pick(range(len(due))))
             raw, text = self.choices.pick(RESULTS)
             keys = {"order": {}, "name": {"name": name}, "id": {"tool_call_id": f"call_{number}"}}[self.matching]
             self.write("tool", raw, **keys)
-            self.said.append(Said("tool", self.turn, text, function=name))
+            given.append((number, Said("tool", self.turn, text, function=name)))
+        # Only an id tells the calls of one function apart; what is said is in their order, which alone does it then.
+        by_call = sorted(given, key=lambda result: result[0]) if self.matching == "id" else given
+        of_function = {name: iter([said for _, said in by_call if said.function == name]) for _, name in self.called}
+        self.said += [next(of_function[said.function]) for _, said in given]
         self.shapes.add(f"results by {self.matching}")
 
 

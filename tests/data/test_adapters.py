@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -121,6 +122,41 @@ def test_tools_stand_in_a_column_of_their_own() -> None:
     )
 
 
+def test_a_column_of_tools_that_is_named_must_be_there() -> None:
+    with pytest.raises(SettingError) as caught:
+        open_adapter(DatasetSection(tools_column="functions"), ["messages", "id"])
+    error = caught.value
+    assert error.message == "no column functions; there are: messages, id"
+    assert error.cure == "Name the column of tool definitions, or leave the key out."
+    assert (error.key, error.exit_code) == ("dataset.tools_column", ExitCode.CONFIG)
+    # The default's name says nothing about the data set.
+    assert adapted({"messages": [USER, ANSWER]}, tools_column="tools") == QUESTION_AND_ANSWER
+
+
+def test_a_column_system_leads_the_messages() -> None:
+    brief = Message("system", "Be brief.")
+    assert adapted({"messages": [USER, ANSWER], "system": "Be brief."}) == Conversation((brief, HI, HELLO))
+    row = {"instruction": "Hi", "output": "Hello", "system": "Be brief."}
+    assert adapted(row, format="alpaca") == Conversation((brief, HI, HELLO))
+    row = {"prompt": [USER], "completion": [ANSWER], "system": "Be brief."}
+    assert adapted(row, format="prompt_completion") == Conversation((brief, replace(HI, train=False), HELLO))
+    for nothing in (None, "", " \n", 3):
+        assert adapted({"messages": [USER, ANSWER], "system": nothing}) == QUESTION_AND_ANSWER
+    assert adapted({"text": "A text.", "system": "Be brief."}, format="custom") == Text("A text.")
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_a_column_system_and_a_system_message_are_one_too_many(role: str) -> None:
+    own = {"role": role, "content": "Be long."}
+    row = {"messages": [own, USER, ANSWER], "system": "Be brief."}
+    assert refused(row) == ("has a system message, and a column system as well", "wrong role order")
+    assert adapted({**row, "system": ""}) == Conversation((Message(role, "Be long."), HI, HELLO))
+    assert refused({"messages": [USER, ANSWER], "system": "\ud800"}) == (
+        "column system: character 0 is half of a surrogate pair",
+        "invalid Unicode",
+    )
+
+
 def test_a_conversation_of_several_turns_with_a_developer_message() -> None:
     turns = [
         {"from": "system", "value": "Be brief."},
@@ -182,6 +218,11 @@ def test_alpaca() -> None:
     assert adapted(row, format="alpaca") == Conversation((Message("user", "Add."), HELLO))
     assert adapted({**row, "input": "1\n2"}, format="alpaca") == Conversation((Message("user", "Add.\n\n1\n2"), HELLO))
     assert adapted({**row, "instruction": "", "input": "Hi"}, format="alpaca") == QUESTION_AND_ANSWER
+    for nothing in (None, [], ""):
+        assert (
+            adapted({"instruction": "Hi", "output": "Hello", "history": nothing}, format="alpaca")
+            == QUESTION_AND_ANSWER
+        )
 
 
 @pytest.mark.parametrize(
@@ -191,6 +232,12 @@ def test_alpaca() -> None:
         ({"input": 0}, "column input is int, wanted a string", "not text"),
         ({"input": []}, "column input is list, wanted a string", "not text"),
         ({"input": "\udfff"}, "column input: character 0 is half of a surrogate pair", "invalid Unicode"),
+        ({"instruction": "", "input": " \n"}, "columns instruction and input are empty", "wrong shape"),
+        (
+            {"history": [["Hi", "Hello"]]},
+            "has a history, which format alpaca does not read; a list of messages can hold it",
+            "wrong shape",
+        ),
         ({"output": {}}, "column output is dict, wanted a string", "not text"),
         ({"output": ""}, "message 2: the assistant's answer is empty", "empty answer"),
     ],
@@ -210,6 +257,26 @@ def test_of_prompt_and_completion_as_messages_only_the_completion_is_trained() -
     assert isinstance(record, Conversation)
     assert [message.role for message in record.messages] == ["user", "assistant"] * 3
     assert [message.train for message in record.messages if message.role == "assistant"] == [False, True, False]
+
+
+def test_prompt_and_completion_as_the_json_text_of_lists() -> None:
+    prompt, completion = [USER, ANSWER, USER], [ANSWER]
+    as_lists = adapted({"prompt": prompt, "completion": completion}, format="prompt_completion")
+    row = {"prompt": f" {json.dumps(prompt)}", "completion": json.dumps(completion)}
+    assert adapted(row, format="prompt_completion") == as_lists
+    row = {
+        "prompt": json.dumps([{"who": "user", "content": "Hi"}]),
+        "completion": '[{"who": "bot", "content": "Hello"}]',
+    }
+    assert adapted(row, format="prompt_completion", role_key="who") == Conversation((replace(HI, train=False), HELLO))
+
+
+@pytest.mark.parametrize("text", ['[{"name": "f", "price": 3}]', "[{", "[{}]", "[1]", "[{" * 100_000])
+def test_json_that_is_no_list_of_messages_is_what_is_asked_or_answered(text: str) -> None:
+    answer = adapted({"prompt": "Hi", "completion": text}, format="prompt_completion")
+    assert answer == Conversation((HI, Message("assistant", text)))
+    both = adapted({"prompt": text, "completion": text}, format="prompt_completion")
+    assert both == Conversation((Message("user", text), Message("assistant", text)))
 
 
 def test_a_call_in_the_prompt_may_be_answered_in_the_completion() -> None:
@@ -418,7 +485,10 @@ def test_rows_of_published_data_sets(
 
 # Anything
 
-COLUMNS = ["messages", "tools", "effort", "instruction", "input", "output", "prompt", "completion", "text", "0", "1"]
+COLUMNS = [
+    "messages", "tools", "effort", "system", "instruction", "input", "output", "history", "prompt", "completion",
+    "text", "0", "1",
+]  # fmt: skip
 KEYS = st.sampled_from(["role", "content", "from", "value", "thinking", "tool_calls", "name", "arguments", "train"])
 TEXTS = st.sampled_from(
     ["user", "assistant", "tool", "function_call", "Hi", "", " ", "low", "\ud800", "[]", '{"name": "f"}']

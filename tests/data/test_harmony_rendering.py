@@ -302,6 +302,58 @@ def test_everything_trains_the_prompt_too(tiny_tokenizer: PreTrainedTokenizerBas
     assert different(tiny_tokenizer, sample) == [("<|end|>", "<|return|>")]
 
 
+def test_everything_leaves_out_an_answer_that_is_not_to_be_trained(
+    tiny_tokenizer: PreTrainedTokenizerBase, render_tiny: Render
+) -> None:
+    hello = Message("assistant", "Hello", train=False)
+    (sample,) = render_tiny(
+        Conversation((Message("user", "Hi"), hello, Message("user", "1"), Message("assistant", "2"))),
+        train_on="everything",
+    )
+    left_out = tiny_tokenizer.decode(sample.input_ids[sample.labels == IGNORED])
+    assert left_out == "<|channel|>final<|message|>Hello<|end|>"
+    assert trained_text(tiny_tokenizer, sample).endswith(
+        "<|start|>user<|message|>1<|end|><|start|>assistant<|channel|>final<|message|>2<|return|>"
+    )
+    assert len(sample.answers) == 1
+
+
+def test_everything_trains_an_answer_in_one_of_several_samples(
+    tiny_tokenizer: PreTrainedTokenizerBase, render_tiny: Render
+) -> None:
+    call = ' to=functions.add<|channel|>commentary <|constrain|>json<|message|>{"a": 3}<|call|>'
+    samples = render_tiny(Conversation(THINKS), train_on="everything")
+    left_out = [tiny_tokenizer.decode(sample.input_ids[sample.labels == IGNORED]) for sample in samples]
+    four, six = (f"<|channel|>final<|message|>{text}<|end|>" for text in ("4.", "6."))
+    assert left_out == ["", four, f"{four}{call}{six}"]
+    by_completions = render_tiny(Conversation(THINKS))
+    assert [sample.answers for sample in samples] == [sample.answers for sample in by_completions]
+    for everything, completions in zip(samples, by_completions, strict=True):
+        learned = completions.labels != IGNORED
+        assert everything.labels[learned].tolist() == completions.labels[learned].tolist()
+
+
+@pytest.mark.parametrize("content", ["<think>Hm.</think>Hello", "\n<think>\n</think>"])
+@pytest.mark.parametrize("train", [True, False])
+def test_thinking_inside_the_content_is_refused(render_tiny: Render, content: str, train: bool) -> None:
+    messages = (Message("user", "Hi"), Message("assistant", content, train=train))
+    with pytest.raises(RowError) as refused:
+        render_tiny(Conversation((*messages, Message("user", "1"), Message("assistant", "2"))))
+    assert str(refused.value) == (
+        "message 2: thinking stands in the content, in <think>…</think>; give it under the key thinking"
+    )
+    assert refused.value.fault == "wrong shape"
+
+
+def test_words_about_markup_of_thinking_are_an_answer(
+    tiny_tokenizer: PreTrainedTokenizerBase, render_tiny: Render
+) -> None:
+    for content in ("<think> opens it.", "It is <think>Hm.</think>"):
+        messages = (Message("user", "<think>a</think>"), Message("assistant", content))
+        (sample,) = render_tiny(Conversation(messages))
+        assert trained_text(tiny_tokenizer, sample) == f"<|channel|>final<|message|>{content}<|return|>"
+
+
 # Text in the model's own markup.
 ASK = "<|start|>user<|message|>Hi<|end|>"
 THINK = "<|channel|>analysis<|message|>Hm<|end|>"
@@ -340,14 +392,16 @@ OPEN = "<|start|>assistant"
             2,
             id="two final answers in a row",
         ),
-        pytest.param(f"{ASK}{OPEN}{THINK}{OPEN}{FINAL}", [f"{THINK}{OPEN}{FINAL}"], 0, id="ends in mid-answer"),
-        pytest.param(f"{ASK}{OPEN}{THINK[: -len('<|end|>')]}", [THINK[: -len("<|end|>")]], 0, id="ends in mid-thought"),
-        pytest.param(f"{ASK}{OPEN}{THINK}{OPEN}", [f"{THINK}{OPEN}"], 0, id="ends in an opening of the model's own"),
+        pytest.param(f"{ASK}{OPEN}{THINK}{OPEN}{FINAL}", [f"{THINK}{OPEN}{FINAL}"], 1, id="ends in mid-answer"),
+        pytest.param(f"{ASK}{OPEN}{THINK[: -len('<|end|>')]}", [THINK[: -len("<|end|>")]], 1, id="ends in mid-thought"),
+        pytest.param(f"{ASK}{OPEN}{THINK}{OPEN}", [f"{THINK}{OPEN}"], 1, id="ends in an opening of the model's own"),
+        pytest.param(f"{ASK}{OPEN}{THINK}", [THINK], 1, id="ends after a thought"),
+        pytest.param(f"{ASK}{OPEN}{THINK}\n", [THINK], 1, id="ends after a thought and a line break"),
         pytest.param(f"{ASK}{OPEN}", [], 0, id="ends in the prompt"),
         pytest.param(
             f"{ASK}{OPEN}{FINAL}{ASK}{OPEN}{FINAL}<|end|>",
             [FINAL, f"{FINAL}<|return|>"],
-            1,
+            2,
             id="an answer that is not ended, and another one",
         ),
         pytest.param(
@@ -370,6 +424,32 @@ def test_text_in_the_models_markup_trains_the_assistants_parts(
         len(tiny_tokenizer(stretch, add_special_tokens=False).input_ids) for stretch in trained
     ]
     assert len(sample.answers) == answers
+
+
+@pytest.mark.parametrize("text", [f"{THINK}{OPEN}{FINAL}", THINK, f"{THINK}{OPEN}", f"{THINK}{OPEN}{PREAMBLE}"])
+def test_a_truncation_leaves_no_stump_of_an_answer_without_its_end(render_tiny: Render, text: str) -> None:
+    (sample,) = render_tiny(Text(f"{ASK}{OPEN}{text}"))
+    assert sample.answers == [(sample.spans[0][0], len(sample.input_ids))]
+    cut, lost = sample.truncated(len(sample.input_ids) - 1)
+    assert (cut.trained_tokens, cut.answers, lost) == (0, [], 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["Hi", "<|end|> ends", "a <|endoftext|> b", "<|start|>user", "<|message|>Hi<|end|>", "Hi<|endoftext|> "]
+)
+def test_control_tokens_in_plain_text_are_words_but_for_one_end_of_text_at_its_end(
+    tiny_tokenizer: PreTrainedTokenizerBase, render_tiny: Render, text: str
+) -> None:
+    (sample,) = render_tiny(Text(text))
+    end = tiny_tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    plain = tiny_tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    assert sample.is_plain
+    assert sample.input_ids.tolist() == sample.labels.tolist() == [*plain, end]
+    (ended,) = render_tiny(Text(f"{text}<|endoftext|>"))
+    assert ended.input_ids.tolist() == [*plain, end]
+    (twice,) = render_tiny(Text(f"{text}<|endoftext|><|endoftext|>"))
+    assert tiny_tokenizer.decode(twice.input_ids) == f"{text}<|endoftext|><|endoftext|>"
+    assert twice.input_ids.tolist().count(end) == 1
 
 
 def test_text_in_markup_is_trained_whole_with_everything(

@@ -16,7 +16,7 @@ from gptoss_ft.data.rendering import IGNORED, Sample
 from gptoss_ft.data.sources import RowSource
 from gptoss_ft.data.storage import Rendered
 from gptoss_ft.data.summary import SourceSummary
-from gptoss_ft.errors import DataError, ExitCode
+from gptoss_ft.errors import DataError, ExitCode, SettingError
 
 LONGEST = 10
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
@@ -111,8 +111,7 @@ def test_too_long_is_an_error_that_names_the_row() -> None:
         "  row 1 (rows.jsonl:2): 1,200 tokens, more than model.max_seq_length 10"
     )
     assert caught.value.cure == (
-        "Mend them (rows count from 0), or leave such rows out: dataset[1].on_invalid: drop for invalid ones, "
-        "dataset[1].on_too_long: drop or truncate for long ones."
+        "Raise model.max_seq_length (1,200 keeps those above), or set dataset[1].on_too_long to drop or truncate."
     )
     assert (caught.value.key, caught.value.exit_code) == ("dataset[1].path", ExitCode.DATA)
 
@@ -146,7 +145,7 @@ def test_truncate_drops_what_is_left_without_a_label(answer: tuple[int, str]) ->
     assert taken(intake, 0, [sample_of((10, ""), answer)]) == []
     assert intake.summary.dropped == {"longer than max_seq_length": 1}
     assert intake.summary.examples["longer than max_seq_length"] == ["row 0 (rows.jsonl:1): 12 tokens"]
-    assert intake.summary.truncated == 1
+    assert (intake.summary.truncated, intake.summary.cut_answers) == (0, 0)
 
 
 def test_refused_rows_are_all_named_at_the_end() -> None:
@@ -251,3 +250,22 @@ def test_first_rows_are_not_more_than_a_hundred_and_no_matter_where_bad_ones_are
     check_first_rows([Entry(0, "dataset", entry.config, source, entry.adapter)])
     assert read == list(range(FIRST_ROWS))
     check_first_rows([entry_of(first_rows([BAD]), on_invalid="drop")])
+
+
+def test_the_cure_fits_what_was_refused() -> None:
+    intake = intake_of(on_too_long="error")
+    taken(intake, 0, [sample_of((12, "final"))])
+    with pytest.raises(DataError) as caught:
+        intake.finish()
+    assert caught.value.cure == (
+        "Raise model.max_seq_length (12 keeps those above), or set dataset.on_too_long to drop or truncate."
+    )
+
+
+def test_a_thinking_key_that_no_message_has() -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "thought": "c"}]
+    rows = [SourceRow({"messages": messages})]
+    check_first_rows([entry_of(rows, thinking_key="thought")])
+    with pytest.raises(SettingError, match="has the key thinkin; they have: role, content, thought") as caught:
+        check_first_rows([entry_of(rows, thinking_key="thinkin")])
+    assert caught.value.key == "dataset.thinking_key"

@@ -17,6 +17,7 @@ HI, HELLO = Message("user", "Hi"), Message("assistant", "Hello")
 WEATHER = {"function": {"name": "weather", "arguments": {"city": "Rome"}}, "id": "a", "type": "function"}
 TIME = {"function": {"name": "time", "arguments": "{}"}, "id": "b", "type": "function"}
 HALF = "a\ud800"
+THINKING_KEYS = ["thinking", "reasoning_content", "reasoning"]
 
 
 def read(*messages: Any, **settings: Any) -> tuple[Message, ...]:
@@ -62,6 +63,13 @@ def test_every_role_has_its_names(name: str, role: str) -> None:
     assert message.role == role
 
 
+@pytest.mark.parametrize(("name", "role"), [("User", "user"), (" ASSISTANT\n", "assistant"), ("GPT ", "assistant")])
+def test_a_role_is_read_without_regard_to_case_and_the_space_around_it(name: str, role: str) -> None:
+    (message,) = read({"role": name, "content": "x"})
+    assert message == Message(role, "x")
+    assert read({"role": "Function_Call", "content": json.dumps(TIME)})[0].tool_calls == (ToolCall("time", "{}", "b"),)
+
+
 def test_the_keys_have_the_names_that_the_config_gives() -> None:
     row = (
         {"who": "human", "says": "Hi", "role": 3, "content": 4},
@@ -96,11 +104,21 @@ def test_content_in_parts_of_text() -> None:
     assert read({"role": "user", "content": parts}) == (HI,)
 
 
-@pytest.mark.parametrize("key", ["thinking", "reasoning_content"])
-def test_thinking_of_an_answer(key: str) -> None:
-    other = {"thinking": "reasoning_content", "reasoning_content": "thinking"}[key]
-    answer = {**ANSWER, key: " A greeting.\n", other: None}
-    assert read({**USER, key: None}, answer) == (HI, Message("assistant", "Hello", " A greeting.\n"))
+@pytest.mark.parametrize("key", THINKING_KEYS)
+@pytest.mark.parametrize("empty", [None, ""])
+def test_thinking_of_an_answer(key: str, empty: str | None) -> None:
+    answer = {**ANSWER, **dict.fromkeys(THINKING_KEYS, empty), key: " A greeting.\n"}
+    for keeps in ("drop", "keep"):
+        messages = read({**USER, key: None}, answer, empty_thinking=keeps)
+        assert messages == (HI, Message("assistant", "Hello", " A greeting.\n"))
+
+
+def test_of_several_keys_of_thinking_the_first_that_is_filled_is_read() -> None:
+    answer = {**ANSWER, "reasoning": "Third.", "reasoning_content": "Second.", "thinking": "First."}
+    assert read(answer)[0].thinking == "First."
+    assert read({**answer, "thinking": ""})[0].thinking == "Second."
+    # A named key is read alone.
+    assert read({**answer, "thinking": ""}, thinking_key="thinking")[0].thinking is None
 
 
 @pytest.mark.parametrize("empty", ["", " \n"])
@@ -113,6 +131,14 @@ def test_empty_thinking_is_dropped_or_kept(empty: str) -> None:
 def test_an_answer_may_be_context_only() -> None:
     row = USER, {**ANSWER, "train": False}, {**USER, "train": False}, {**ANSWER, "train": True}
     assert [message.train for message in read(*row)] == [True, False, False, True]
+
+
+def test_weight_0_or_1_says_whether_an_answer_is_trained() -> None:
+    row = {**ANSWER, "weight": 0}, {**ANSWER, "weight": 1}, {**ANSWER, "weight": 0.0}, {**ANSWER, "weight": None}
+    assert [message.train for message in read(*row)] == [False, True, False, True]
+    # train says it first, and other weights and those of other roles say nothing.
+    row = {**ANSWER, "weight": 0, "train": True}, {**ANSWER, "weight": 0.5}, {**USER, "weight": 0}
+    assert [message.train for message in read(*row)] == [True, True, True]
 
 
 # Tools
@@ -194,6 +220,43 @@ def test_a_result_with_an_id_may_answer_a_call_without_one() -> None:
     assert names_of_results([bare, bare], {"tool_call_id": "1"}, {"tool_call_id": "2"}) == ["time", "time"]
 
 
+def test_an_empty_id_or_name_of_a_result_is_a_missing_one() -> None:
+    assert names_of_results([WEATHER, TIME], {"tool_call_id": ""}, {"name": ""}) == ["weather", "time"]
+    assert names_of_results(
+        [WEATHER, TIME], {"tool_call_id": "b", "name": ""}, {"tool_call_id": "", "name": "weather"}
+    ) == [
+        "time",
+        "weather",
+    ]
+
+
+def results_in_order(calls: list[Any], *ids: str) -> list[str]:
+    """The contents of the results of `calls`, each of which is its id in the row."""
+    row = (USER, calling(*calls), *({"role": "tool", "content": id_, "tool_call_id": id_} for id_ in ids), ANSWER)
+    return [message.content for message in read(*row) if message.role == "tool"]
+
+
+def test_results_of_several_calls_of_one_function_come_in_the_order_of_the_calls() -> None:
+    first, second, third = ({**TIME, "id": id_} for id_ in "123")
+    assert results_in_order([first, second, third], "3", "1", "2") == ["1", "2", "3"]
+    assert results_in_order([first, second], "1", "2") == ["1", "2"]
+    # A name tells the others: they stay where they are.
+    assert results_in_order([first, WEATHER, second], "2", "a", "1") == ["1", "a", "2"]
+    assert results_in_order([WEATHER, TIME], "b", "a") == ["b", "a"]
+    # Without an id they are in the order of the calls already.
+    assert [message.content for message in read(calling(first, second), RESULT, {**RESULT, "content": "2"})[1:]] == [
+        "1",
+        "2",
+    ]
+
+
+def test_results_are_put_in_order_among_those_of_one_message() -> None:
+    calls = [{**TIME, "id": id_} for id_ in "12"]
+    results = [{"role": "tool", "content": id_, "tool_call_id": id_} for id_ in "21"]
+    messages = read(USER, calling(*calls), *results, calling(*calls), *results)
+    assert [message.content for message in messages] == ["Hi", "", "1", "2", "", "1", "2"]
+
+
 def test_results_belong_to_the_message_before_them() -> None:
     row = USER, calling(WEATHER), {"role": "tool", "content": "1"}, calling(TIME), {"from": "observation", "value": "2"}
     assert [message.name for message in read(*row)] == [None, None, "weather", None, "time"]
@@ -253,8 +316,8 @@ REFUSED: list[tuple[list[Any], str, str]] = [
     ([{"content": "Hi"}], "message 1: role is missing, wanted a string", "not text"),
     ([{"role": ["user"], "content": "Hi"}], "message 1: role is list, wanted a string", "not text"),
     (
-        [{"role": "User", "content": "Hi"}],
-        f"message 1: unknown role 'User'; known are {', '.join(ROLES)}",
+        [{"role": "Users", "content": "Hi"}],
+        f"message 1: unknown role 'Users'; known are {', '.join(ROLES)}",
         "unknown role",
     ),
     (
@@ -484,6 +547,7 @@ MESSAGES = st.one_of(
             "name": VALUES,
             "thinking": VALUES,
             "train": VALUES,
+            "weight": VALUES,
         },
     ),
 )

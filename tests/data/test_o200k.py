@@ -48,6 +48,7 @@ def test_a_changed_copy_does_not_have_it(published: Tokenizer) -> None:
 @settings(max_examples=300, deadline=None)
 @given(texts=st.lists(TEXTS, max_size=6))
 @example(texts=["", "", "a"])
+@example(texts=["x\uffff|", "hello world", "\ufffe", "|\uffff"])
 @example(texts=["\n" * 20_000 + "a", " " * LONGEST_TEXT, "a" * LONGEST_TEXT])
 def test_the_tokens_are_the_same(published: Tokenizer, texts: list[str]) -> None:
     encoding = o200k_encoding(published)

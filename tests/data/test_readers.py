@@ -131,11 +131,19 @@ def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path, name: str, c
     assert [row.place for row in READERS[path.suffix](path)] == [f"{path}:{line}" for line in places]
 
 
-def test_rows_of_files_without_lines_have_no_place(tmp_path: Path) -> None:
+def test_rows_of_files_without_lines_are_numbered(tmp_path: Path) -> None:
     for suffix in (".json", ".parquet"):
         path = tmp_path / f"rows{suffix}"
         WRITERS[suffix](path, ROWS)
-        assert [row.place for row in READERS[suffix](path)] == ["", "", ""]
+        what = "item" if suffix == ".json" else "row"
+        assert [row.place for row in READERS[suffix](path)] == [f"{path}, {what} {number}" for number in range(3)]
+
+
+def test_two_columns_of_one_name_in_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), path)
+    with pytest.raises(DataError, match="there are two columns 'text'"):
+        list(READERS[".parquet"](path))
 
 
 def test_nul_in_csv_and_escaped_in_json_is_a_character(tmp_path: Path) -> None:
@@ -199,7 +207,9 @@ def test_a_bad_line_of_jsonl_is_one_bad_row(tmp_path: Path, line: bytes, message
 def test_a_bad_item_of_json_is_one_bad_row(tmp_path: Path) -> None:
     path = file_of(tmp_path, "a.json", '[{"text": "a"}, 7, {"text": "a"}, null]')
     wanted = "wanted an object with columns"
-    assert contents(path) == [GOOD, ("", f"int, {wanted}"), GOOD, ("", f"NoneType, {wanted}")]
+    assert contents(path) == [
+        GOOD, ("FILE, item 1", f"int, {wanted}"), GOOD, ("FILE, item 3", f"NoneType, {wanted}"),
+    ]  # fmt: skip
 
 
 BAD_CSV_LINES = {
@@ -226,11 +236,10 @@ def test_rows_of_parquet_that_python_cannot_hold(tmp_path: Path) -> None:
     assert len(rows) == 2100
     assert rows[0] == {"text": "a", "day": date(1970, 1, 1)}
     assert rows[0::3] == [rows[0]] * 700
-    assert rows[1::3] == [
-        ("", "holds a value that cannot be read: 'utf-8' codec can't decode byte 0xe4 in position 0: "
-        "invalid continuation byte")
-    ] * 700  # fmt: skip
-    assert rows[2::3] == [("", "holds a value that cannot be read: date value out of range")] * 700
+    reason = "holds a value that cannot be read: "
+    codec = "'utf-8' codec can't decode byte 0xe4 in position 0: invalid continuation byte"
+    assert rows[1::3] == [(f"FILE, row {number}", reason + codec) for number in range(1, 2100, 3)]
+    assert rows[2::3] == [(f"FILE, row {number}", f"{reason}date value out of range") for number in range(2, 2100, 3)]
 
 
 # Damaged files
@@ -346,7 +355,7 @@ def check_noise(path: Path) -> None:
         assert error.message.startswith(str(path))
         return
     for row in rows:
-        assert row.place == "" or row.place.startswith(f"{path}:")
+        assert row.place.startswith((f"{path}:", f"{path}, "))
         if isinstance(row.content, RowError):
             assert row.content.fault == "not readable"
         else:

@@ -13,7 +13,17 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from gptoss_ft.data.conversation import Conversation, Message, RowError, ToolCall
-from gptoss_ft.data.rendering import IGNORED, Draft, Encoder, Part, Piece, Sample, assemble, split_by_answer
+from gptoss_ft.data.rendering import (
+    IGNORED,
+    Draft,
+    Encoder,
+    Part,
+    Piece,
+    Sample,
+    assemble,
+    refuse_foreign_markup,
+    split_by_answer,
+)  # fmt: skip
 
 START, END = 256, 257
 NOT = IGNORED
@@ -244,3 +254,14 @@ def test_a_cut_trains_whole_answers_as_before_and_nothing_of_others(parts: list[
     for start, end in whole.answers:
         if end > length:
             assert not trained[start:].any()
+
+
+@pytest.mark.parametrize("text", ["<|im_start|>user\nHi", "  <s>[INST] Hi", "[INST] Hi [/INST]", "<start_of_turn>user"])
+def test_another_models_markup_is_no_plain_text(text: str) -> None:
+    with pytest.raises(RowError, match="another model's markup"):
+        refuse_foreign_markup(text, {"<|start|>"})
+
+
+@pytest.mark.parametrize("text", ["<|start|>user", "The token <|im_start|> opens a turn.", "<p>Hi</p>", "", "<|"])
+def test_plain_text_may_name_another_models_tokens(text: str) -> None:
+    refuse_foreign_markup(text, {"<|start|>"})

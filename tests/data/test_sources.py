@@ -69,7 +69,8 @@ def test_a_folder_is_its_files_in_the_order_of_their_names(tmp_path: Path) -> No
     write(tmp_path / "a.jsonl", ROWS[:1])
     file_of(tmp_path, "README.md", "not data")
     (tmp_path / "d.json").mkdir()
-    places = [f"{tmp_path / 'a.jsonl'}:1", f"{tmp_path / 'b.csv'}:2", ""]
+    places = [f"{tmp_path / 'a.jsonl'}:1", f"{tmp_path / 'b.csv'}:2", f"{tmp_path / 'c.json'}, item 0"]
+    assert opened(tmp_path).description == f"{tmp_path} (3 files; not read: README.md)"
     assert list(opened(tmp_path).rows()) == list(map(SourceRow, ROWS, places))
 
 
@@ -80,8 +81,8 @@ def test_a_bad_row_is_one_row_and_counts(tmp_path: Path) -> None:
         "not JSON: Expecting value at column 1", {"text": "a"}, "int, wanted an object with columns", {"body": "b"},
     ]  # fmt: skip
     assert [row.place for row in source.rows()] == [f"{path}:{line}" for line in (1, 3, 4, 5)]
-    # The columns are those of the first row that can be read.
-    assert source.columns == ("text",)
+    # The columns are those of the first rows that can be read.
+    assert source.columns == ("text", "body")
     assert contents(opened(path, max_samples=2)) == contents(source)[:2]
 
 
@@ -89,7 +90,7 @@ def test_a_file_of_bad_rows_alone(tmp_path: Path) -> None:
     path = file_of(tmp_path, "rows.jsonl", "\nx\n7\n")
     assert refusal(path).message == f"{path}:2: not JSON: Expecting value at column 1; no row can be read"
     path = file_of(tmp_path, "rows.json", "[1, 2]")
-    assert refusal(path).message == f"{path}: int, wanted an object with columns; no row can be read"
+    assert refusal(path).message == f"{path}, item 0: int, wanted an object with columns; no row can be read"
 
 
 def test_a_file_without_rows(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_max_samples_takes_the_first_rows_over_files(tmp_path: Path) -> None:
     write(tmp_path / "b.jsonl", ROWS[1:])
     source = opened(tmp_path, max_samples=2)
     assert contents(source) == ROWS[:2]
-    assert source.description == f"{tmp_path}, the first 2"
+    assert source.description == f"{tmp_path} (2 files), the first 2"
     assert contents(opened(tmp_path, max_samples=99)) == ROWS
 
 
@@ -248,10 +249,20 @@ def test_renames_that_do_not_fit_the_columns(tmp_path: Path, names: dict[str, st
 
 
 def test_a_later_row_that_has_the_new_name_too(tmp_path: Path) -> None:
-    path = file_of(tmp_path, "rows.jsonl", '{"q": "a"}\n{"q": "b", "p": "c"}\n{"p": "d"}\n')
-    source = opened(path, rename_columns={"q": "p"})
-    assert contents(source) == [{"p": "a"}, "holds both q and p, which are renamed to one", {"p": "d"}]
+    later = '{"q": "b", "p": "c"}\n{"p": "d"}\n'
+    source = opened(file_of(tmp_path, "a.jsonl", '{"q": "a"}\n' * 100 + later), rename_columns={"q": "p"})
+    assert contents(source)[99:] == [{"p": "a"}, "holds both q and p, which are renamed to one", {"p": "d"}]
     assert [row.content.fault for row in source.rows() if isinstance(row.content, RowError)] == ["wrong shape"]
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write(path, ROWS)
+    source = opened(path)
+    assert contents(source) == ROWS
+    write(path, [*ROWS, ROWS[0]])
+    with pytest.raises(DataError, match=r"rows.jsonl changed while it was read"):
+        list(source.rows())
 
 
 # The hub

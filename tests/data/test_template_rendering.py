@@ -343,7 +343,30 @@ def test_text_in_markup_that_breaks_off_is_trained_to_its_end(tokenizer: PreTrai
     text = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello th"
     result = rendered(tokenizer, Text(text))
     assert result.trained == "Hello th"
-    assert result.sample.answers == []
+    # It counts as an answer that ends there, so that a truncation leaves no stump of it.
+    assert result.answers == ["Hello th"]
+    cut, lost = result.sample.truncated(len(result.input_ids) - 1)
+    assert (cut.trained_tokens, lost) == (0, 1)
+
+
+def test_an_answer_in_text_whose_opening_swallows_its_white_space_is_refused(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    model = with_template(tokenizer, None)
+    model.chat_template = str(tokenizer.chat_template)
+    model.add_tokens([AddedToken("assistant\n\n", special=False, normalized=False)])
+    begun = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert rendered(model, Text(f"{begun}Hello<|im_end|>\n")).answers == ["Hello<|im_end|>"]
+    with pytest.raises(RowError) as caught:
+        drafts(model, Text(f"{begun}Hello<|im_end|>\n{begun}\nHello<|im_end|>\n"))
+    assert str(caught.value) == "an answer begins with white space that tokenizes as one with what opens it"
+    assert caught.value.fault == "chat template"
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\n\n"])
+def test_text_in_markup_may_end_in_a_prompt(tokenizer: PreTrainedTokenizerBase, ending: str) -> None:
+    result = rendered(tokenizer, Text(f"{MARKED_UP}<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant{ending}"))
+    assert result.answers[:2] == ["Hello there.<|im_end|>", "So long.<|im_end|>"]
 
 
 def test_text_in_markup_without_an_answer_trains_nothing(tokenizer: PreTrainedTokenizerBase) -> None:
