@@ -109,6 +109,11 @@ def run_program(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
+def code_of(code: str) -> int:
+    """The exit code of a fresh process that runs these lines."""
+    return subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(PROJECT)}).returncode
+
+
 def test_preview_as_a_program_shows_the_trained_stretches(load: Load) -> None:
     done = run_program("preview", "--config", "job.yaml", "--samples", "1")
     assert (done.returncode, done.stderr) == (0, "")
@@ -125,8 +130,7 @@ def test_commands_about_data_import_no_unsloth(load: Load) -> None:
         "inspecting.validate_job(load_job_config(Path('job.yaml')), print); "
         "sys.exit('unsloth' in sys.modules or 'unsloth_zoo' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path.cwd(), env={**os.environ, "PYTHONPATH": str(PROJECT)})
-    assert done.returncode == 0
+    assert code_of(code) == 0
 
 
 def test_validate_of_the_config_alone_imports_nothing_heavy(load: Load) -> None:
@@ -137,5 +141,4 @@ def test_validate_of_the_config_alone_imports_nothing_heavy(load: Load) -> None:
         "except SystemExit as done: assert not done.code\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'datasets', 'pyarrow')))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path.cwd(), env={**os.environ, "PYTHONPATH": str(PROJECT)})
-    assert done.returncode == 0
+    assert code_of(code) == 0

@@ -69,12 +69,6 @@ class Adapter:
 def open_adapter(config: DatasetSection, columns: Sequence[str]) -> Adapter:
     """The adapter of `config.format` for a data set with these columns. Raises `DataError` when one that it needs is
     not there, `SettingError` for a reasoning effort that is neither a level nor a column."""
-    if config.tools_column not in (*columns, DatasetSection.model_fields["tools_column"].default):
-        raise SettingError(
-            f"no column {config.tools_column}; there are: {', '.join(columns)}",
-            "Name the column of tool definitions, or leave the key out.",
-            key="dataset.tools_column",
-        )
     effort = config.reasoning_effort
     if not is_effort(effort) and effort not in columns:
         raise SettingError(

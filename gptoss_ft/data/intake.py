@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from gptoss_ft.config import DatasetSection
 from gptoss_ft.data.conversation import Effort, RowError
 from gptoss_ft.data.entries import Entry, keyed
+from gptoss_ft.data.readers import Row
 from gptoss_ft.data.rendering import Draft, Sample
 from gptoss_ft.data.storage import Rendered
 from gptoss_ft.data.summary import SourceSummary
@@ -15,6 +17,7 @@ from gptoss_ft.errors import DataError, SettingError
 ENOUGH_ERRORS = 10
 # Rows of each entry that are looked at before anything slow begins.
 FIRST_ROWS = 100
+TOOLS_COLUMN = DatasetSection.model_fields["tools_column"].default
 
 NOTHING_TRAINED = "without a trained token"
 TOO_LONG = "longer than max_seq_length"
@@ -143,7 +146,7 @@ def check_first_rows(entries: Sequence[Entry]) -> None:
     """
     for entry in entries:
         with keyed(entry.key):
-            _check_thinking_key(entry)
+            _check_named(entry)
         if entry.config.on_invalid == "drop":
             continue
         intake = Intake(entry, 0, SourceSummary(description=entry.source.description, fingerprint=""))
@@ -158,19 +161,33 @@ def check_first_rows(entries: Sequence[Entry]) -> None:
             intake.raise_refused(all_read=False)
 
 
-def _check_thinking_key(entry: Entry) -> None:
-    """Raise `SettingError` for a `thinking_key` that no message of the first rows has: a slip there loses it all."""
-    wanted = entry.config.thinking_key
-    if wanted is None or entry.config.format != "sharegpt":
+def _check_named(entry: Entry) -> None:
+    """Raise `SettingError` for a `tools_column` or `thinking_key` that no row has: a slip there loses it all in
+    silence. Reads as far as the first row that has it, for it may come late."""
+    config = entry.config
+    if config.tools_column != TOOLS_COLUMN and not any(config.tools_column in row for row in _readable(entry)):
+        raise SettingError(
+            f"no row has a column {config.tools_column}; there are: {', '.join(entry.source.columns)}",
+            "Name the column of tool definitions, or leave the key out.",
+            key="dataset.tools_column",
+        )
+    if config.thinking_key is None or config.format != "sharegpt":
         return
     keys: dict[str, None] = {}
-    for row in islice(entry.source.rows(), FIRST_ROWS):
-        messages = [] if isinstance(row.content, RowError) else row.content.get(entry.adapter.columns[0])
-        for message in messages if isinstance(messages, list) else ():
+    for row in _readable(entry):
+        messages = row.get(entry.adapter.columns[0])
+        if not isinstance(messages, list):  # as JSON text: not looked into
+            return
+        for message in messages:
             keys |= dict.fromkeys(message if isinstance(message, dict) else ())
-    if wanted not in keys:
-        raise SettingError(
-            f"no message of the first {FIRST_ROWS} rows has the key {wanted}; they have: {', '.join(keys)}",
-            "Name the key of the thinking, or null for thinking, reasoning_content or reasoning.",
-            key="dataset.thinking_key",
-        )
+        if config.thinking_key in keys:
+            return
+    raise SettingError(
+        f"no message has the key {config.thinking_key}; they have: {', '.join(keys)}",
+        "Name the key of the thinking, or null for thinking, reasoning_content or reasoning.",
+        key="dataset.thinking_key",
+    )
+
+
+def _readable(entry: Entry) -> Iterator[Row]:
+    return (row.content for row in entry.source.rows() if not isinstance(row.content, RowError))

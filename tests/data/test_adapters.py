@@ -122,17 +122,6 @@ def test_tools_stand_in_a_column_of_their_own() -> None:
     )
 
 
-def test_a_column_of_tools_that_is_named_must_be_there() -> None:
-    with pytest.raises(SettingError) as caught:
-        open_adapter(DatasetSection(tools_column="functions"), ["messages", "id"])
-    error = caught.value
-    assert error.message == "no column functions; there are: messages, id"
-    assert error.cure == "Name the column of tool definitions, or leave the key out."
-    assert (error.key, error.exit_code) == ("dataset.tools_column", ExitCode.CONFIG)
-    # The default's name says nothing about the data set.
-    assert adapted({"messages": [USER, ANSWER]}, tools_column="tools") == QUESTION_AND_ANSWER
-
-
 def test_a_column_system_leads_the_messages() -> None:
     brief = Message("system", "Be brief.")
     assert adapted({"messages": [USER, ANSWER], "system": "Be brief."}) == Conversation((brief, HI, HELLO))

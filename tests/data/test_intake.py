@@ -1,5 +1,6 @@
 """What the policies keep, leave out and refuse, and how every row is counted."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -264,8 +265,21 @@ def test_the_cure_fits_what_was_refused() -> None:
 
 def test_a_thinking_key_that_no_message_has() -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "thought": "c"}]
-    rows = [SourceRow({"messages": messages})]
+    rows = [SourceRow(GOOD)] * (FIRST_ROWS + 1) + [SourceRow({"messages": messages})]  # it may come late
     check_first_rows([entry_of(rows, thinking_key="thought")])
     with pytest.raises(SettingError, match="has the key thinkin; they have: role, content, thought") as caught:
         check_first_rows([entry_of(rows, thinking_key="thinkin")])
     assert caught.value.key == "dataset.thinking_key"
+
+
+def test_a_tools_column_that_no_row_has() -> None:
+    rows = [SourceRow(GOOD)] * (FIRST_ROWS + 1) + [SourceRow({**GOOD, "functions": []})]
+    check_first_rows([entry_of(rows, tools_column="functions")])
+    with pytest.raises(SettingError, match="no row has a column toolz") as caught:
+        check_first_rows([entry_of(rows, key="dataset[1]", tools_column="toolz")])
+    assert caught.value.key == "dataset[1].tools_column"
+
+
+def test_messages_as_json_text_are_not_looked_into() -> None:
+    text = json.dumps(GOOD["messages"])
+    check_first_rows([entry_of([SourceRow({"messages": text})], thinking_key="thought")])
