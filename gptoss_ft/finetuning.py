@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gptoss_ft.config import JobConfig
+from gptoss_ft.config import JobConfig, write_job_file
 from gptoss_ft.data.entries import Entry
 from gptoss_ft.data.prepare import prepare
 from gptoss_ft.data.tokenizer import load_job_tokenizer
@@ -55,6 +55,7 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
     base = {"repository": repository, "commit": getattr(model.config, "_commit_hash", None)}
     manifest = Manifest(output.path, job, device, data.summary.as_facts(), {**base, **asdict(facts)})
     manifest.write("running")
+    write_job_file(job, output.path)
     direct_wandb(output.path, job.tracking.project)
     trainer = build_trainer(model, tokenizer, data, job, output.path)
     narration.show_training(console, trainer, job)

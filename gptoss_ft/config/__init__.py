@@ -1,9 +1,11 @@
 """The job: one YAML file, checked in full before anything else happens."""
 
+from gptoss_ft.config.job_file import find_job_file, write_job_file
 from gptoss_ft.config.keys import by_owner
 from gptoss_ft.config.reference import configuration_page, default_config, json_schema, write_reference
 from gptoss_ft.config.schema import (
     DatasetSection,
+    EvaluationSection,
     HubSection,
     JobConfig,
     LoraSection,
@@ -16,6 +18,7 @@ from gptoss_ft.config.yaml_source import ConfigSource, LoadedConfig, load_job_co
 __all__ = [
     "ConfigSource",
     "DatasetSection",
+    "EvaluationSection",
     "HubSection",
     "JobConfig",
     "LoadedConfig",
@@ -26,7 +29,9 @@ __all__ = [
     "by_owner",
     "configuration_page",
     "default_config",
+    "find_job_file",
     "json_schema",
     "load_job_config",
+    "write_job_file",
     "write_reference",
 ]

@@ -265,6 +265,18 @@ class TrainingSection(Section):
     save_total_limit: PositiveInt | None = Field(
         default=None, description="Checkpoints kept, the newest; null keeps all."
     )
+    eval_steps: PositiveInt | None = Field(
+        default=None,
+        description="Steps between two evaluations on the held-out rows; null evaluates only when training has ended.",
+    )
+    early_stopping_patience: PositiveInt | None = Field(
+        default=None,
+        description="With eval_steps: evaluations in a row without a lower loss that end the run; null never does.",
+    )
+    load_best_model_at_end: bool = Field(
+        default=True,
+        description="With eval_steps: final_model is the checkpoint with the lowest evaluation loss, not the last.",
+    )
     seed: int = Field(
         default=3407,
         ge=0,
@@ -287,12 +299,55 @@ class TrainingSection(Section):
             raise PydanticCustomError("two_ends", "max_steps and num_train_epochs are both set")
         return None
 
+    @field_validator("eval_steps")
+    @classmethod
+    def _best_is_saved(cls, eval_steps: int | None, info: ValidationInfo) -> int | None:
+        """The best model can only be kept where every checkpoint was evaluated."""
+        save_steps = info.data.get("save_steps")
+        if eval_steps is not None and save_steps is not None and save_steps % eval_steps:
+            raise ValueError(f"wanted a divisor of save_steps ({save_steps}), so that every checkpoint is evaluated")
+        return eval_steps
+
+    @field_validator("early_stopping_patience")
+    @classmethod
+    def _patience_needs_evaluations(cls, patience: int | None, info: ValidationInfo) -> int | None:
+        if patience is not None and info.data.get("eval_steps", 0) is None:
+            raise ValueError("wanted null, or eval_steps beside it: without evaluations nothing is waited for")
+        return patience
+
     @field_validator("lr_scheduler_kwargs")
     @classmethod
     def _fit_scheduler(cls, kwargs: dict[str, int | float | str], info: ValidationInfo) -> dict[str, int | float | str]:
         if "lr_scheduler_type" in info.data:
             check_scheduler_kwargs(info.data["lr_scheduler_type"], kwargs)
         return kwargs
+
+
+class EvaluationSection(Section):
+    """What is asked of the model before and after training; RUN_EVALUATION=false skips all evaluation at the end."""
+
+    prompts: list[Text] = Field(
+        default=[],
+        description="Questions that the model answers before and after training; the answers are kept.",
+    )
+    reasoning_efforts: list[Literal["low", "medium", "high"]] = Field(
+        default=["medium"],
+        min_length=1,
+        description="Reasoning efforts at which each question is asked.",
+    )
+    system: NullableText = Field(
+        default=None, description="System (developer) message before each question; null gives none."
+    )
+    max_new_tokens: PositiveInt = Field(default=256, description="Longest answer, in tokens.")
+    temperature: float = Field(
+        default=0.0, ge=0, le=10, description="Randomness of the answers; 0 takes the likeliest token each time."
+    )
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="With a temperature: choose among the likeliest tokens of this total share.",
+    )
 
 
 class TrackingSection(Section):
@@ -320,6 +375,17 @@ class HubSection(Section):
         default=False,
         description="Push the finished adapter at the end; PUSH_TO_HUB=true or false overrules it.",
     )
+    tags: list[Text] = Field(
+        default=[], description="Tags of the model card beside its own, such as education or korean."
+    )
+    card_language: Literal["en", "ko"] = Field(default="en", description="Language of the model card's text.")
+    card_template: NullableText = Field(
+        default=None, description="Path of a Jinja template for the model card's text; null takes ours."
+    )
+    license: NullableText = Field(
+        default=None,
+        description="Licence of the adapter, by the hub's identifier (apache-2.0, …); null: the base model's.",
+    )
 
 
 def _shape(value: Any) -> str:
@@ -338,6 +404,7 @@ class JobConfig(BaseModel):
         Discriminator(_shape),
     ] = Field(default_factory=DatasetSection)
     training: TrainingSection = Field(default_factory=TrainingSection)
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     tracking: TrackingSection = Field(default_factory=TrackingSection)
     hub: HubSection = Field(default_factory=HubSection)
 
@@ -361,6 +428,7 @@ SECTIONS: dict[str, type[Section]] = {
     "lora": LoraSection,
     "dataset": DatasetSection,
     "training": TrainingSection,
+    "evaluation": EvaluationSection,
     "tracking": TrackingSection,
     "hub": HubSection,
 }

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedTokenizerBase
 
-from gptoss_ft.config import JobConfig
+from gptoss_ft.config import JobConfig, write_job_file
 from gptoss_ft.reporting.files import follow_umask
 from gptoss_ft.reporting.output_folder import FINAL_MODEL
 
@@ -18,6 +18,7 @@ def save_final_model(model: Any, tokenizer: PreTrainedTokenizerBase, job: JobCon
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(str(partial), safe_serialization=True)
     tokenizer.save_pretrained(str(partial))
+    write_job_file(job, partial)
     # In place of PEFT's, which is a form to fill in.
     (partial / "README.md").write_text(_card(job), encoding="utf-8")
     follow_umask(partial)

@@ -18,6 +18,7 @@ from gptoss_ft.runtime import output_root
 
 CHECKPOINT = "checkpoint-"
 FINAL_MODEL = "final_model"
+MERGED_MODEL = "merged_model"
 TRAINER_STATE = "trainer_state.json"
 CURE = "Pass --restart to keep it aside and train again, or set training.output_dir to another folder."
 

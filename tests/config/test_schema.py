@@ -133,6 +133,8 @@ PROBES: list[Any] = [
 
 # What only the models can judge: rules over several keys, dates of the calendar, folders.
 BEYOND_JSON_SCHEMA = {
+    "training.early_stopping_patience",
+    "training.eval_steps",
     "training.lr_scheduler_kwargs",
     "training.lr_scheduler_type",
     "training.output_dir",
@@ -190,3 +192,17 @@ def test_every_key_has_a_description() -> None:
         assert all(key.description for key in model.model_fields.values())
     assert list(KEYS) == list(JobConfig.model_fields)
     assert KEYS["training"] == list(TrainingSection.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"eval_steps": 4}, r"wanted a divisor of save_steps \(10\), so that every checkpoint is evaluated"),
+        ({"early_stopping_patience": 2}, "wanted null, or eval_steps beside it"),
+    ],
+)
+def test_the_best_model_can_be_known(keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        section("training", **keys)
+    kept = section("training", eval_steps=5, early_stopping_patience=2)
+    assert (kept.eval_steps, kept.early_stopping_patience, kept.load_best_model_at_end) == (5, 2, True)

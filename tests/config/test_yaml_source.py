@@ -33,7 +33,8 @@ def errors(text: str | bytes, *overrides: str) -> list[str]:
 
 
 STEPS_OR_EPOCHS = "a run ends by steps or by epochs, and training.num_train_epochs is"
-SECTIONS = "model, lora, dataset, training, tracking, hub"
+SECTIONS = "model, lora, dataset, training, evaluation, tracking, hub"
+HUB_KEYS = "the keys of hub are repo_id, private, push, tags, card_language, card_template, license"
 VALUES = {  # one wrong value: section, key, value as written, the rest of the error
     ("model", "name", ""): "read null; wanted text",
     ("model", "name", '""'): 'read ""; wanted text; on one line, with no space around it',
@@ -157,7 +158,7 @@ FILES: dict[str | bytes, list[str]] = {
     "lora:\n  hub:\n    push: true\n": [
         "2:3: lora.hub: unknown key; did you mean the section hub: at the start of a line?"
     ],
-    "hub:\n  zzz: 1\n": ["2:3: hub.zzz: unknown key; the keys of hub are repo_id, private, push"],
+    "hub:\n  zzz: 1\n": ["2:3: hub.zzz: unknown key; " + HUB_KEYS],
     "hub:\n  token: hf_abcdefgh\n": [
         "2:3: hub.token: unknown key; secrets have no place in a config: "
         "set HF_TOKEN or WANDB_API_KEY in the environment"
@@ -180,7 +181,7 @@ FILES: dict[str | bytes, list[str]] = {
         "1:25: lora.target_modules[0]: *x refers to nothing: no &x above it",
         "1:29: lora.target_modules[1]: read 4; wanted text; quotes make it text",
     ],
-    "hub:\n  hf_abcdefgh: 1\n": ["2:3: hub.***: unknown key; the keys of hub are repo_id, private, push"],
+    "hub:\n  hf_abcdefgh: 1\n": ["2:3: hub.***: unknown key; " + HUB_KEYS],
     "lora:\n  r: 1\n  alpha: 2\n  r: 3\n": ["4:3: lora.r: written twice; first at config.yaml:2:3"],
     "lora: {}\nmodel: {}\nlora: {}\n": ["3:1: lora: written twice; first at config.yaml:1:1"],
     "lora:\n  target_modules: [a, 5, null]\n": [

@@ -1,0 +1,171 @@
+"""What a command that comes after training works on: a base model, a checkpoint, final_model, or a merged model.
+
+`--model` takes `base`, `final_model`, `merged_model`, `checkpoint-N` (of the config's output folder), a folder or a
+hub id. Without `--config` the job is that of the job.yaml beside the model, else of config.yaml.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+
+from gptoss_ft.config import JobConfig, LoadedConfig, LoraSection, find_job_file, load_job_config
+from gptoss_ft.errors import DataError, OutputError
+from gptoss_ft.hub_errors import explained
+from gptoss_ft.reporting.console import quiet_libraries
+from gptoss_ft.reporting.output_folder import CHECKPOINT, FINAL_MODEL, MERGED_MODEL, folder_of
+from gptoss_ft.runtime import Device, cache_folder, find_device, import_unsloth, prepare_environment
+
+if TYPE_CHECKING:  # Unsloth must come before transformers
+    from transformers import PreTrainedTokenizerBase
+
+ADAPTER_CONFIG = "adapter_config.json"
+PROJECT_CONFIG = Path(__file__).parents[1] / "config.yaml"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to use. `loaded.job` is the job it belongs to: `model` its base model, or for `merged` the whole
+    model's folder in 16 bits; `lora` the adapter's own settings. `folder` holds adapter or merged model, None for a
+    base model; `name` is what a person calls it."""
+
+    kind: Literal["base", "adapter", "merged"]
+    name: str
+    folder: Path | None
+    loaded: LoadedConfig
+
+    @property
+    def job(self) -> JobConfig:
+        return self.loaded.job
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A subject in memory: Unsloth's model (with its adapter on), the tokenizer, and the device."""
+
+    model: Any
+    tokenizer: "PreTrainedTokenizerBase"
+    device: Device
+
+
+def find_subject(model: str | None, config: Path | None, overrides: Sequence[str]) -> Subject:
+    """What `--model`, `--config` and `--set` mean together; None for a model is the config's final_model. Downloads an
+    adapter that is named by its hub id. Raises `JobError`."""
+    if model is None or model in ("base", FINAL_MODEL, MERGED_MODEL) or re.fullmatch(rf"{CHECKPOINT}\d+", model):
+        return _of_config(model or FINAL_MODEL, _load(config, overrides))
+    folder = Path(model).expanduser()
+    if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        adapter = _downloaded_adapter(model)
+        if adapter is None:
+            loaded = _load(config, overrides)
+            return Subject("base", model, None, _with_model(loaded, name=model, revision=None, adapter=None))
+        folder = adapter
+    if not folder.is_dir():
+        raise OutputError(
+            f"there is no folder {model}",
+            f"Name a folder, a hub id, base, {FINAL_MODEL}, {MERGED_MODEL} or {CHECKPOINT}N.",
+        )
+    return _of_folder(model, folder, config, overrides)
+
+
+def _load(config: Path | None, overrides: Sequence[str]) -> LoadedConfig:
+    here = Path("config.yaml")
+    return load_job_config(config or (here if here.is_file() else PROJECT_CONFIG), overrides)
+
+
+def _of_config(model: str, loaded: LoadedConfig) -> Subject:
+    if model == "base":
+        return Subject("base", loaded.job.model.name, None, _with_model(loaded, adapter=None))
+    folder = folder_of(loaded.job) / model
+    if not folder.is_dir():
+        raise OutputError(
+            f"there is no {folder}", "Train first, or say with --model what to use.", key="training.output_dir"
+        )
+    return _of_folder(str(folder), folder, None, (), loaded)
+
+
+def _of_folder(
+    name: str, folder: Path, config: Path | None, overrides: Sequence[str], loaded: LoadedConfig | None = None
+) -> Subject:
+    job_file = find_job_file(folder)
+    if loaded is None:
+        loaded = _load(config or job_file, overrides)
+    if (folder / ADAPTER_CONFIG).is_file():
+        if job_file is None:
+            lora = _lora_of(folder)
+            loaded = replace(loaded, job=loaded.job.model_copy(update={"lora": lora}))
+        return Subject("adapter", name, folder, _with_model(loaded, adapter=str(folder)))
+    if (folder / "config.json").is_file():
+        whole = _with_model(loaded, name=str(folder), revision=None, load_in_4bit=False, adapter=None)
+        return Subject("merged", name, folder, whole)
+    raise DataError(
+        f"{folder} holds neither {ADAPTER_CONFIG} nor config.json",
+        "Name the folder of an adapter or of a whole model.",
+    )
+
+
+def _with_model(loaded: LoadedConfig, **changes: Any) -> LoadedConfig:
+    model = loaded.job.model.model_copy(update=changes)
+    return replace(loaded, job=loaded.job.model_copy(update={"model": model}))
+
+
+def _lora_of(folder: Path) -> LoraSection:
+    """The settings of an adapter that came without a job.yaml, from its adapter_config.json."""
+    content = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    modules, parameters = content.get("target_modules") or [], content.get("target_parameters") or []
+    if isinstance(modules, str):
+        raise DataError(
+            f"{folder}/{ADAPTER_CONFIG} names its modules by a pattern", "Say with --config which job made it."
+        )
+    names = [*modules]
+    # Experts of every layer go by the names that every layout of them has.
+    if set(parameters) == {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}:
+        names, parameters = [*modules, "gate_proj", "up_proj", "down_proj"], []
+    return LoraSection(
+        r=content["r"],
+        alpha=content["lora_alpha"],
+        bias=content.get("bias", "none"),
+        target_modules=names,
+        target_parameters=parameters or None,
+        use_rslora=content.get("use_rslora", False),
+        use_dora=content.get("use_dora", False),
+        modules_to_save=content.get("modules_to_save"),
+    )
+
+
+def _downloaded_adapter(repo_id: str) -> Path | None:
+    """The folder of an adapter on the hub; None where the repository holds no adapter."""
+    from huggingface_hub import snapshot_download
+
+    with explained(repo_id, "model.name"):
+        folder = Path(snapshot_download(repo_id, allow_patterns=["adapter_*", "*.json", "*.jinja", "job.yaml"]))
+    return folder if (folder / ADAPTER_CONFIG).is_file() else None
+
+
+@contextmanager
+def in_memory(subject: Subject, console: Console) -> Iterator[Ready]:
+    """Load a subject through Unsloth, as training does; what libraries say goes to the cache's libraries.log."""
+    prepare_environment()
+    device = find_device(subject.job.model.device)
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with quiet_libraries(cache_folder() / "libraries.log"):
+        import_unsloth(device)
+        from gptoss_ft.data.tokenizer import load_job_tokenizer
+        from gptoss_ft.model.building import build_model
+        from gptoss_ft.model.loading import fetch, load_base
+        from gptoss_ft.model.repository import find_repository
+
+        job = subject.job
+        tokenizer = load_job_tokenizer(job.model)
+        repository = find_repository(job.model)
+        if subject.kind == "adapter":
+            model = build_model(job, repository, device, console)
+        else:
+            fetch(job.model, repository, console)
+            model = load_base(job.model, repository, device, job.training)
+        yield Ready(model, tokenizer, device)
