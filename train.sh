@@ -6,6 +6,7 @@
 #   bash train.sh COMMAND ...               any command of train.py; the default is train
 #   bash train.sh validate                  what is wrong with config and data (no GPU is asked for);
 #                                           so too preview, and prepare --output /outputs/DIR
+#   bash train.sh generate --prompt "Hi"    use what was trained; so too evaluate, merge, export and push
 #
 # The default config is config.yaml of the current folder, else the project's. `--help` shows this; for the
 # commands: bash train.sh --local train --help.
@@ -56,8 +57,8 @@ read_arguments() { # sets `local_run`, and `job`: what train.py gets
     done
 }
 
-without_gpu() { # commands that look at the data alone take none, unless GPUS asks for it
-    if [[ ${job[0]:-} == @(validate|preview|prepare|schema) ]]; then export GPUS=${GPUS:-none}; fi
+without_gpu() { # commands that look at files alone take none, unless GPUS asks for it
+    if [[ ${job[0]:-} == @(validate|preview|prepare|schema|push) ]]; then export GPUS=${GPUS:-none}; fi
 }
 
 add_default_config() { # to a job that names none

@@ -1,10 +1,9 @@
 """Reload a trained LoRA adapter in a fresh process, check that it is the one on disk, and generate from it.
 
-    HF_HUB_OFFLINE=1 UNSLOTH_DISABLE_STATISTICS=1 python benchmarks/check_final_model.py RUN/final_model
+    HF_HUB_OFFLINE=1 PYTHONPATH=. python benchmarks/check_final_model.py RUN/final_model
 
-The folder is what Unsloth's `save_pretrained` wrote: adapter_config.json, whose `base_model_name_or_path`
-names the 4-bit base checkpoint, and adapter_model.safetensors. Prints one JSON line; a failed check ends with
-status 1.
+The folder is what a run leaves: a portable adapter, and the job.yaml that says which base model it belongs to and how
+that is loaded. Prints one JSON line; a failed check ends with status 1.
 
 Whether the adapter was really loaded is checked value by value, since PEFT only warns about an adapter tensor
 that it found no module for, and generation then silently comes from the base model.
@@ -53,8 +52,8 @@ def nonzero_lora_b(adapter: dict[str, torch.Tensor]) -> tuple[int, int]:
 def unequal_tensors(adapter: dict[str, torch.Tensor], loaded: dict[str, torch.Tensor]) -> list[str]:
     """Return the names of the adapter's tensors that the model lacks or holds with other values.
 
-    `loaded` is the adapter's state dict, in which Unsloth takes the stacks apart that it makes of the experts'
-    LoRA. The model may hold another dtype than the file; values are compared in the model's.
+    `loaded` is the model's own adapter in the portable layout. The model may hold another dtype than the file; values
+    are compared in the model's.
     """
     import torch
 
@@ -83,24 +82,30 @@ def generate(model: Any, tokenizer: Any, prompt: str, tokens: int) -> tuple[int,
     return prompt_tokens, tokenizer.decode(new_tokens, skip_special_tokens=False)
 
 
-def check(folder: Path, tokens: int, prompt: str, max_seq_length: int) -> dict[str, Any]:
-    """Run every check on a GPU and return what is printed; raises ValueError when one fails."""
+def check(folder: Path, tokens: int, prompt: str, overrides: list[str]) -> dict[str, Any]:
+    """Run every check and return what is printed; raises ValueError when one fails."""
+    from rich.console import Console
+
+    from gptoss_ft.subject import find_subject, in_memory
+
     adapter = read_adapter(folder)
     nonzero, total = nonzero_lora_b(adapter)
 
     started = time.perf_counter()
-    from unsloth import FastLanguageModel  # patches transformers and PEFT: must be the first to import them
-    from peft import get_peft_model_state_dict  # isort: skip
+    subject = find_subject(str(folder.resolve()), None, overrides)
+    with in_memory(subject, Console(quiet=True)) as ready:
+        # Unsloth is imported: peft and transformers can be.
+        from peft import get_peft_model_state_dict
+        from unsloth import FastLanguageModel
 
-    model, tokenizer = FastLanguageModel.from_pretrained(
-        str(folder), load_in_4bit=True, max_seq_length=max_seq_length, local_files_only=True
-    )
-    unequal = unequal_tensors(adapter, get_peft_model_state_dict(model))
-    if unequal:
-        raise ValueError(f"{len(unequal)} of {len(adapter)} adapter tensors not loaded as saved: {unequal[:3]}")
-    FastLanguageModel.for_inference(model)
-    loaded = time.perf_counter()
-    prompt_tokens, text = generate(model, tokenizer, prompt, tokens)
+        from gptoss_ft.model.adapter_layout import to_portable
+
+        unequal = unequal_tensors(adapter, to_portable(get_peft_model_state_dict(ready.model)))
+        if unequal:
+            raise ValueError(f"{len(unequal)} of {len(adapter)} adapter tensors not loaded as saved: {unequal[:3]}")
+        FastLanguageModel.for_inference(ready.model)
+        loaded = time.perf_counter()
+        prompt_tokens, text = generate(ready.model, ready.tokenizer, prompt, tokens)
     return {
         "adapter_tensors": len(adapter),
         "adapter_parameters": sum(tensor.numel() for tensor in adapter.values()),
@@ -119,10 +124,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="adapter folder, for example RUN/final_model")
     parser.add_argument("--tokens", type=int, default=16, help="how many to generate")
     parser.add_argument("--prompt", default=PROMPT)
-    parser.add_argument("--max-seq-length", type=int, default=1024)
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a key of the job")
     options = parser.parse_args()
     try:
-        report = check(options.folder, options.tokens, options.prompt, options.max_seq_length)
+        report = check(options.folder, options.tokens, options.prompt, options.set)
     except ValueError as error:
         raise SystemExit(f"check_final_model: {options.folder}: {error}") from error
     print(json.dumps(report))

@@ -92,6 +92,12 @@ class HubError(JobError):
     exit_code = ExitCode.HUB
 
 
+class ExportError(JobError):
+    """What was exported is not the model that was trained, or not what another program can load."""
+
+    exit_code = ExitCode.EXPORT
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether a library's exception means that a write did not fit; safetensors and torch say so in words alone."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -15,16 +15,20 @@ from gptoss_ft.data.entries import Entry
 from gptoss_ft.data.prepare import prepare
 from gptoss_ft.data.tokenizer import load_job_tokenizer
 from gptoss_ft.errors import Interrupted
+from gptoss_ft.inference.evaluate import evaluate_split, require_held_out
+from gptoss_ft.inference.samples import samples_after, samples_before, show_samples
 from gptoss_ft.model.building import build_model
 from gptoss_ft.model.lora import adapter_facts, load_existing
 from gptoss_ft.model.repository import find_repository
 from gptoss_ft.publishing.adapter import save_final_model
 from gptoss_ft.reporting import narration
+from gptoss_ft.reporting.evaluation_report import EVALUATION, show_evaluation
+from gptoss_ft.reporting.files import write_json
 from gptoss_ft.reporting.manifest import Manifest
 from gptoss_ft.reporting.memory_report import MemoryReport, make_memory_report, start_measuring, write_memory_report
-from gptoss_ft.reporting.output_folder import OutputFolder, refuse_other_data
+from gptoss_ft.reporting.output_folder import FINAL_MODEL, OutputFolder, better_checkpoint, refuse_other_data
 from gptoss_ft.reporting.step_log import StepLog
-from gptoss_ft.runtime import Device, direct_wandb, release_cached_memory
+from gptoss_ft.runtime import Device, direct_wandb, evaluation_wanted, release_cached_memory
 from gptoss_ft.training.callbacks import StepReporter
 from gptoss_ft.training.trainer import build_trainer, run
 
@@ -46,6 +50,8 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
         data = prepare(job, entries, tokenizer, progress)
     refuse_other_data(output, data.summary.fingerprint)
     narration.show_data(console, data.summary, job)
+    if job.training.eval_steps is not None:
+        require_held_out(data, "or null for training.eval_steps")
 
     model = build_model(job, repository, device, console)
     facts = adapter_facts(model)
@@ -57,6 +63,10 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
     manifest.write("running")
     write_job_file(job, output.path)
     direct_wandb(output.path, job.tracking.project)
+    asks = bool(job.evaluation.prompts) and evaluation_wanted()
+    if asks:
+        samples_before(model, tokenizer, job, output.path)
+        release_cached_memory(device)
     trainer = build_trainer(model, tokenizer, data, job, output.path)
     narration.show_training(console, trainer, job)
 
@@ -69,11 +79,25 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
         manifest.write("interrupted")
         done = f"{trainer.state.global_step} of {trainer.state.max_steps} steps"
         raise Interrupted(f"interrupted after {done}, the state is saved", "The same command continues.")
+    if job.training.load_best_model_at_end and (best := better_checkpoint(output.path)):
+        narration.show_best(console, best)
+        load_existing(model, str(best.path))
     seconds = time.monotonic() - started
 
     release_cached_memory(device)
     final_model = save_final_model(model, tokenizer, job, output.path)
     memory = make_memory_report(device, baseline, seconds)
     write_memory_report(output.path, memory)
-    manifest.write("finished", result=asdict(log.records[-1]) if log.records else None)
+    evaluation = None
+    if data.eval.num_rows and evaluation_wanted():
+        # From here on nothing is lost: without it, or with RUN_EVALUATION=false, the same command ends the job.
+        narration.show_evaluating(console, data.eval.num_rows)
+        report = evaluate_split(model, tokenizer, data, job, FINAL_MODEL)
+        show_evaluation(console, report)
+        evaluation = report.as_facts()
+        write_json(output.path / EVALUATION, evaluation)
+    if asks:
+        show_samples(console, samples_after(model, tokenizer, job, output.path))
+    result = asdict(log.records[-1]) if log.records else None
+    manifest.write("finished", result=result, evaluation=evaluation)
     return Tuned(final_model, [record.loss for record in log.records], memory)

@@ -1,10 +1,24 @@
 """The hub's and the network's exceptions, as one sentence with a cure."""
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from gptoss_ft.errors import DataError, HubError, JobError, MachineError
+
+# The hub's access tokens: of a user and of an organisation.
+TOKEN = re.compile(r"(?:hf|api_org)_[A-Za-z0-9]{30,}")
+HIDDEN = "(token)"
+
+
+def redacted(text: str) -> str:
+    """`text` without the token in use, and without anything that looks like a token of the hub."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    return TOKEN.sub(HIDDEN, text.replace(token, HIDDEN) if token else text)
 
 
 @contextmanager
@@ -19,9 +33,12 @@ def explained(name: str, key: str) -> Iterator[None]:
         raise
     except Exception as error:
         found = _explain(error, name, key)
-        if found is None:
-            raise
-        raise found from error
+        if found is not None:
+            raise found from error
+        if redacted(str(error)) != str(error):
+            # Its traceback would show the token: an address or a header that holds it.
+            raise HubError(f"{name}: {redacted(str(error))}", "Set HF_TOKEN alone to the token.", key) from None
+        raise
 
 
 def _explain(error: BaseException, name: str, key: str) -> JobError | None:
@@ -71,15 +88,26 @@ def _refused(error: BaseException, name: str, key: str) -> JobError | None:
     if isinstance(error, hub.EntryNotFoundError) and not isinstance(error, hub.LocalEntryNotFoundError):
         return _lacks_files(error, name, key)
     if isinstance(error, hub.HfHubHTTPError):
-        return _explain_http(error.response.status_code, name, key)
+        return _explain_http(error, name, key)
     return None
 
 
-def _explain_http(status: int, name: str, key: str) -> JobError:
+def _explain_http(error: Any, name: str, key: str) -> JobError:
+    status = error.response.status_code
     if status == 401:
         return HubError(f"the hub refused the token for {name} (401)", "Set HF_TOKEN to a valid token.", key)
     if status == 403:
         return HubError(f"the token may not do this with {name} (403)", "Use a token with the rights it needs.", key)
+    if status == 404:
+        return HubError(f"the hub knows no {name} (404)", "Check the name, as owner/name.", key)
+    if status in (400, 402, 409, 413, 422):
+        # What was asked for cannot be had: only the hub knows why.
+        why = redacted(" ".join((error.server_message or "no reason given").split()))
+        return HubError(
+            f"the hub refused {name} ({status}): {why}", "Change what it names; again it says the same.", key
+        )
+    if status == 429:
+        return HubError(f"the hub was asked too often for {name} (429)", "Try again in some minutes.", key)
     return HubError(f"the hub answered {status} for {name}", "Try again in a while.", key)
 
 
@@ -129,7 +157,7 @@ def _unusable(error: BaseException, name: str, key: str) -> JobError | None:
     from huggingface_hub.errors import HFValidationError
     from safetensors import SafetensorError
 
-    text = " ".join(str(error).split())
+    text = redacted(" ".join(str(error).split()))
     is_no_name = (
         isinstance(error, HFValidationError)
         or (isinstance(error, FileNotFoundError) and text.startswith("Couldn't find any data file at"))
@@ -160,5 +188,5 @@ def _unusable(error: BaseException, name: str, key: str) -> JobError | None:
 
 
 def _lacks_files(error: BaseException, name: str, key: str) -> JobError:
-    first_line = str(error).strip().partition("\n")[0]
+    first_line = redacted(str(error).strip().partition("\n")[0])
     return DataError(f"{name} holds none of the files that are needed: {first_line}", "Check the name.", key)

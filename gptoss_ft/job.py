@@ -11,6 +11,8 @@ from gptoss_ft.config import LoadedConfig
 from gptoss_ft.data.entries import open_entries
 from gptoss_ft.data.intake import check_first_rows
 from gptoss_ft.publishing.hub import push, push_target
+from gptoss_ft.publishing.model_card import check_card, write_card
+from gptoss_ft.publishing.run_facts import read_facts
 from gptoss_ft.reporting import narration
 from gptoss_ft.reporting.console import LIBRARIES_LOG, make_console, quiet_libraries
 from gptoss_ft.reporting.output_folder import claimed_folder
@@ -32,6 +34,7 @@ def train(loaded: LoadedConfig, restart: bool = False) -> RunResult:
     narration.show_config(console, loaded)
     prepare_environment()
     device = find_device(job.model.device)
+    check_card(job)
     repo_id = push_target(job)
     entries = open_entries(job)
     check_first_rows(entries)
@@ -44,7 +47,9 @@ def train(loaded: LoadedConfig, restart: bool = False) -> RunResult:
             from gptoss_ft.finetuning import finetune
 
             tuned = finetune(job, entries, device, output, console)
+        # Last, because it tells of all before it.
+        write_card(tuned.final_model, read_facts(output.path), job, "adapter", repo_id)
         narration.show_end(console, tuned.memory, device, tuned.final_model)
         if repo_id is not None:
-            narration.show_pushed(console, push(tuned.final_model, repo_id))
+            narration.show_pushed(console, push(tuned.final_model, repo_id, job))
     return RunResult(output.path, tuned.final_model, tuned.losses)

@@ -98,6 +98,20 @@ def prepare_environment() -> None:
     os.environ.setdefault("USER", f"uid{os.getuid()}")
 
 
+def fresh_environment() -> dict[str, str]:
+    """The environment of a child process that loads a model on its own: this package can be imported, and no variable
+    of Unsloth's tells it of a model that was loaded here (UNSLOTH_MODEL_NAME did, unsloth_zoo#802)."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("UNSLOTH_")}
+    source = str(Path(__file__).parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (source, environment.get("PYTHONPATH"))))
+    return environment
+
+
+def stock_environment() -> dict[str, str]:
+    """As `fresh_environment`, for a child process that needs neither a GPU nor the network."""
+    return {**fresh_environment(), "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+
+
 def find_device(wanted: Literal["cuda", "cpu", "auto"]) -> Device:
     """The device for `model.device`; a `MachineError` when a GPU is wanted and none can be used."""
     if wanted == "cpu":
@@ -191,6 +205,11 @@ def import_unsloth(device: Device) -> ModuleType:
     return unsloth
 
 
+def hold_mxfp4_packed(packed: bool) -> None:
+    """Say whether Unsloth's next load keeps experts that are stored as MXFP4 in those 4 bits, or holds them in 16."""
+    os.environ["UNSLOTH_MXFP4_KEEP_PACKED"] = "1" if packed else "0"
+
+
 def _keep_headers_out_of_tmp() -> None:
     """Inductor puts precompiled C++ headers into /tmp whatever its cache folder is (torch 2.11.0, codecache.py)."""
     from torch._inductor import config
@@ -255,10 +274,21 @@ def push_wanted(configured: bool) -> bool:
     return configured if not said else said not in ("false", "0", "no", "off")
 
 
+def evaluation_wanted() -> bool:
+    """Whether a run evaluates and asks its prompts at its end: unless RUN_EVALUATION says no."""
+    return os.environ.get("RUN_EVALUATION", "").lower() not in ("false", "0", "no", "off")
+
+
 def direct_wandb(folder: Path, project: str) -> None:
     """Keep Weights & Biases' files in the output folder, and name its project."""
     os.environ["WANDB_DIR"] = str(folder)
     os.environ.setdefault("WANDB_PROJECT", project)
+
+
+def harmony_ranks() -> Path | None:
+    """The folder that openai-harmony is told to load its ranks from."""
+    folder = os.environ.get("TIKTOKEN_ENCODINGS_BASE")
+    return Path(folder) if folder else None
 
 
 def use_harmony_ranks(folder: Path) -> None:

@@ -20,7 +20,7 @@ atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ["GPTOSS_FT_CACHE"] = _CACHE
 os.environ["HF_HOME"] = f"{_CACHE}/huggingface"
 os.environ["HF_HUB_OFFLINE"] = "1"
-for _variable in ("HF_TOKEN", "WANDB_API_KEY", "PUSH_TO_HUB", "GPTOSS_FT_OUTPUT_ROOT"):
+for _variable in ("HF_TOKEN", "WANDB_API_KEY", "PUSH_TO_HUB", "RUN_EVALUATION", "GPTOSS_FT_OUTPUT_ROOT"):
     os.environ.pop(_variable, None)
 runtime.prepare_environment()
 DEVICE = runtime.find_device("cpu")

@@ -22,7 +22,7 @@ from huggingface_hub.utils import hf_raise_for_status
 from safetensors import SafetensorError, safe_open
 
 from gptoss_ft.errors import DataError, ExitCode, HubError, JobError, MachineError, SettingError
-from gptoss_ft.hub_errors import explained
+from gptoss_ft.hub_errors import explained, redacted
 
 NAME = "owner/name"
 GATED_CURE = "Accept its terms on https://huggingface.co/{}, then set HF_TOKEN to a token of that account."
@@ -171,6 +171,33 @@ def test_a_hub_that_is_out_of_order(server: Hub, status: int) -> None:
     message, cure = f"the hub answered {status} for {NAME}", "Try again in a while."
     check(told(server.model_info), HubError, ExitCode.HUB, message, cure)
     check(told(server.download), HubError, ExitCode.HUB, message, cure)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "cure"),
+    [
+        (404, f"the hub knows no {NAME} (404)", "Check the name, as owner/name."),
+        (409, f"the hub refused {NAME} (409): not so", "Change what it names; again it says the same."),
+        (429, f"the hub was asked too often for {NAME} (429)", "Try again in some minutes."),
+    ],
+)
+def test_an_answer_that_trying_again_does_not_change(server: Hub, status: int, message: str, cure: str) -> None:
+    server.answers(status, "", "not so")
+    check(told(server.create, "hub.repo_id"), HubError, ExitCode.HUB, message, cure)
+
+
+def test_no_token_is_in_a_message(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "a-token-of-no-known-form")
+    other = "hf_" + "K4" * 17
+    both = f"{other} and a-token-of-no-known-form"
+    assert redacted(f"x {both} y hf_short") == "x (token) and (token) y hf_short"
+    server.answers(400, "", both)
+    assert told(server.create, "hub.repo_id").message.endswith("(400): (token) and (token)")
+    # What is not the hub's passes through, but not with a token in it.
+    with pytest.raises(HubError) as caught, explained(NAME, "hub.repo_id"):
+        raise ValueError(f"Illegal header value {both!r}")
+    assert caught.value.message == f"{NAME}: Illegal header value '(token) and (token)'"
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
 def test_a_hub_that_redirects_for_ever(server: Hub) -> None:

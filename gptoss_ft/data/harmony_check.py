@@ -32,13 +32,14 @@ def check_rows(job: JobConfig, entry: Entry, tokenizer: PreTrainedTokenizerBase,
     if not isinstance(renderer, HarmonyRenderer):
         return 0
     try:
-        encoding = _encoding_of(tokenizer)
+        encoding = encoding_of(tokenizer)
     except NotO200k:
         return 0
     return check_against_openai_harmony(_conversations(entry, rows), renderer, renderer.encoder, encoding)
 
 
-def _encoding_of(tokenizer: PreTrainedTokenizerBase) -> oh.HarmonyEncoding:
+def encoding_of(tokenizer: PreTrainedTokenizerBase) -> oh.HarmonyEncoding:
+    """openai-harmony's encoding for this tokenizer. Raises `NotO200k` where its vocabulary is another."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer_json = Path(folder) / "tokenizer.json"
         tokenizer.backend_tokenizer.save(str(tokenizer_json), pretty=False)

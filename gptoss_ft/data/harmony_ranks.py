@@ -36,6 +36,16 @@ def harmony_encoding(tokenizer_json: Path) -> HarmonyEncoding:
     return load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
 
 
+def encoding_at_hand() -> HarmonyEncoding | None:
+    """The same from ranks that are there already, in the folder that openai-harmony is told of or in our cache; None
+    where neither holds them."""
+    for folder in (runtime.harmony_ranks(), runtime.cache_folder() / "harmony_ranks"):
+        if folder is not None and _is_whole(folder / FILE_NAME):
+            runtime.use_harmony_ranks(folder)
+            return load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
+    return None
+
+
 def write_ranks(tokenizer_json: Path, cache: Path) -> Path:
     """Write o200k_base.tiktoken into `cache`/harmony_ranks, unless it is there whole, and return that folder.
 

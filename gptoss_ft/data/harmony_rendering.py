@@ -8,7 +8,18 @@ from transformers import PreTrainedTokenizerBase
 
 from gptoss_ft.data.conversation import Conversation, Effort, Message, Record, RowError, Text, ToolCall
 from gptoss_ft.data.harmony_tools import CALLS_LINE, developer_text
-from gptoss_ft.data.rendering import Draft, Encoder, Ids, Part, Piece, TrainOn, refuse_foreign_markup, split_by_answer
+from gptoss_ft.data.rendering import (
+    Draft,
+    Encoder,
+    Ids,
+    Part,
+    Piece,
+    TrainOn,
+    as_shown,
+    ids_of,
+    refuse_foreign_markup,
+    split_by_answer,
+)
 
 CONTROL_TOKENS = (
     "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|endoftext|>",
@@ -40,6 +51,13 @@ class HarmonyRenderer:
         if isinstance(record, Text):
             return [self._draft_text(record.text)]
         return [self._draft_piece(piece, record) for piece in split_by_answer(record)]
+
+    def prompt(self, conversation: Conversation) -> Ids:
+        """What the model is shown to answer a conversation that ends with the user or a tool: int32 ids through
+        `<|start|>assistant`. Raises `RowError`."""
+        draft = self._draft_piece(Piece(as_shown(conversation.messages), frozenset()), conversation)
+        draft.parts.append(Part(self._header("<|start|>", "assistant")))
+        return ids_of(draft, self.encoder)
 
     def _draft_piece(self, piece: Piece, conversation: Conversation) -> Draft:
         parts: list[Part] = []

@@ -161,13 +161,13 @@ def assemble(drafts: Sequence[Draft], encoder: Encoder) -> list[Sample | RowErro
 
 
 def _assemble_one(draft: Draft, ids: dict[bool, dict[str, Ids]]) -> Sample | RowError:
-    def ids_of(part: Part) -> Ids:
+    def tokens_of(part: Part) -> Ids:
         return ids[part.live][part.tokens] if isinstance(part.tokens, str) else part.tokens
 
-    stretches = [ids_of(part) for part in draft.parts]
+    stretches = [tokens_of(part) for part in draft.parts]
     input_ids = np.concatenate(stretches)
     if draft.whole is not None:
-        whole = np.concatenate([ids_of(part) for part in draft.whole])
+        whole = np.concatenate([tokens_of(part) for part in draft.whole])
         if not np.array_equal(input_ids, whole):
             return RowError("tokenizes differently as prompt and answer than as a whole", "chat template")
     labels = np.full(len(input_ids), IGNORED, np.int32)
@@ -186,6 +186,14 @@ def _assemble_one(draft: Draft, ids: dict[bool, dict[str, Ids]]) -> Sample | Row
             start = None
         position = end
     return Sample(input_ids, labels, spans, answers, draft.is_plain)
+
+
+def ids_of(draft: Draft, encoder: Encoder) -> Ids:
+    """The draft's tokens alone, int32; raises `RowError` where they differ from those of the whole."""
+    sample = assemble([draft], encoder)[0]
+    if isinstance(sample, RowError):
+        raise sample
+    return sample.input_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,3 +237,10 @@ def split_by_answer(conversation: Conversation) -> list[Piece]:
         if of_turn:
             pieces.append(Piece((*without_thinking[:question], *messages[question:end]), of_turn))
     return pieces
+
+
+def as_shown(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages as a model sees them that is to answer now: thinking before the last question is gone, as in the
+    pieces of `split_by_answer`, and that between it and now, around tool calls, stays."""
+    last = max((at for at, message in enumerate(messages) if message.role == "user"), default=0)
+    return tuple(replace(message, thinking=None) if at < last else message for at, message in enumerate(messages))

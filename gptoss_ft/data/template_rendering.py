@@ -11,7 +11,18 @@ from transformers import PreTrainedTokenizerBase
 from gptoss_ft.data.control_tokens import ControlTokens, StandIns
 from gptoss_ft.data.conversation import Conversation, Effort, Message, Record, RowError, Text
 from gptoss_ft.data.jinja_template import THINK, JinjaTemplate
-from gptoss_ft.data.rendering import Draft, Encoder, Ids, Part, Piece, TrainOn, refuse_foreign_markup, split_by_answer
+from gptoss_ft.data.rendering import (
+    Draft,
+    Encoder,
+    Ids,
+    Part,
+    Piece,
+    TrainOn,
+    as_shown,
+    ids_of,
+    refuse_foreign_markup,
+    split_by_answer,
+)
 from gptoss_ft.data.stretch_ids import adds_text, ids_of_stretches
 from gptoss_ft.data.template_messages import TemplateInput, left_out, probe_of, shape_of
 from gptoss_ft.errors import DataError
@@ -56,6 +67,24 @@ class TemplateRenderer:
         if isinstance(record, Text):
             return [self._draft_text(record.text)]
         return [draft for piece in split_by_answer(record) for draft in self._draft_piece(piece, record)]
+
+    def prompt(self, conversation: Conversation) -> Ids:
+        """What the model is shown to answer a conversation that ends with the user or a tool: int32 ids through the
+        generation prompt, which leaves it to the model whether it thinks. Raises `RowError`."""
+        messages = as_shown(conversation.messages)
+        given = self._template.input_of(messages, conversation.tools, conversation.effort)
+        whole = self._template.render(given, prompt=True, thinks=True)
+        missing = left_out(given, (), whole)
+        if missing is not None:
+            raise RowError(f"has {missing}, which the model's chat template leaves out", "chat template")
+        draft_of = self._draft_of_ids if self._adds_space else self._draft_of_text
+        return ids_of(draft_of(whole, [_Stretch(0, len(whole), False)], given.stand_ins), self.encoder)
+
+    @cached_property
+    def end_of_turn(self) -> int | None:
+        """The token that ends an answer; None where the template writes none."""
+        token = self._template.end_of_turn
+        return None if token is None else int(self.encoder.encode(token, live=True)[0])
 
     def _draft_piece(self, piece: Piece, conversation: Conversation) -> list[Draft]:
         try:

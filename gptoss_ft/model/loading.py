@@ -17,7 +17,7 @@ from gptoss_ft.config import ModelSection, TrainingSection
 from gptoss_ft.errors import DataError, MachineError, SettingError
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.model.repository import MODEL_FILES
-from gptoss_ft.runtime import Device
+from gptoss_ft.runtime import Device, hold_mxfp4_packed
 
 TOO_SMALL = "Use model.load_in_4bit: true, or a GPU with more memory."
 
@@ -46,6 +46,7 @@ def load_base(config: ModelSection, repository: str, device: Device, training: T
     from unsloth import FastLanguageModel
 
     _refuse_impossible(config, device)
+    hold_mxfp4_packed(config.load_in_4bit)
     with explained(repository, "model.name"), _load_reports() as reports:
         try:
             model, _ = FastLanguageModel.from_pretrained(

@@ -1,17 +1,21 @@
 """LoRA adapters on the base model, and proof that they are where the config asked for them."""
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig
+from huggingface_hub import hf_hub_download
+from peft import PeftConfig, PeftType
 from peft.tuners.lora import LoraLayer
-from peft.utils import ModulesToSaveWrapper
+from peft.utils import CONFIG_NAME, ModulesToSaveWrapper
 
 from gptoss_ft.config import LoraSection, TrainingSection
 from gptoss_ft.errors import DataError, SettingError
 from gptoss_ft.hub_errors import explained
+from gptoss_ft.model.adapter_layout import to_layout_of, without_counterpart
 from gptoss_ft.runtime import Device
 
 # What a model may call the modules that hold a projection: fused ones, and Unsloth's split experts.
@@ -79,6 +83,7 @@ def attach(model: Any, config: LoraSection, device: Device, training: TrainingSe
             key="lora.target_modules",
         ) from None
     _refuse_untouched(adapted, config)
+    _refuse_not_portable(adapted, config)
     return adapted
 
 
@@ -130,10 +135,34 @@ def _refuse_untouched(model: Any, config: LoraSection) -> None:
             raise SettingError(f"the model has no module {name} to save", key="lora.modules_to_save")
 
 
+def _refuse_not_portable(model: Any, config: LoraSection) -> None:
+    """Before hours of training, not after: final_model is for stock PEFT, whose experts have no place for these."""
+    trained = without_counterpart(name for name, weight in model.named_parameters() if weight.requires_grad)
+    if trained:
+        key, value = ("lora.use_dora", "false") if config.use_dora else ("lora.bias", "none")
+        raise SettingError(
+            f"{trained[0]} would be trained, which an adapter for the stock model cannot hold",
+            f"Set {key}: {value}.",
+            key,
+        )
+
+
 def check_existing(name: str, config: LoraSection) -> None:
-    """Raise `SettingError` unless the adapter `name` was trained at the scale that the job would go on with."""
+    """Raise `SettingError` unless the adapter `name` was trained at the scale that the job would go on with, and
+    `DataError` where it is none that can be gone on from."""
     with explained(name, "model.adapter"):
         theirs = PeftConfig.from_pretrained(os.path.expanduser(name))
+        content = _adapter_config(name)
+    if theirs.peft_type != PeftType.LORA:
+        raise DataError(
+            f"{name} is an adapter of kind {theirs.peft_type.value}, not LORA", "Name a LoRA adapter.", "model.adapter"
+        )
+    if _is_grouped_by_expert(content):
+        raise DataError(
+            f"the experts of {name} are packed as Unsloth packed them before its version 2026.9.6, not as PEFT does",
+            "Load and save it once with Unsloth 2026.9.6 or later, which repacks it.",
+            key="model.adapter",
+        )
     settings = {
         "lora.r": (theirs.r, config.r),
         "lora.alpha": (theirs.lora_alpha, config.alpha),
@@ -147,14 +176,36 @@ def check_existing(name: str, config: LoraSection) -> None:
             )
 
 
+def _adapter_config(name: str) -> dict[str, Any]:
+    """All of an adapter's adapter_config.json: PEFT drops the keys that it does not know."""
+    folder = Path(name).expanduser()
+    path = folder / CONFIG_NAME if folder.is_dir() else hf_hub_download(name, CONFIG_NAME)
+    content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return content
+
+
+def _is_grouped_by_expert(content: dict[str, Any]) -> bool:
+    """Whether columns of the experts' B are not where PEFT looks for them (unsloth#6930). Unsloth has said so since
+    2026.9.6; before, its files with `target_parameters` had that order and said nothing of it."""
+    mapping = content.get("auto_mapping") or {}
+    said = content.get("lora_B_layout") or mapping.get("lora_B_layout")
+    detail = content.get("unsloth_fused_expert_lora") or mapping.get("unsloth_fused_expert_lora") or {}
+    of_parameter = {entry.get("lora_B_layout") for entry in detail.get("parameters", {}).values()}
+    if said or of_parameter:
+        return "grouped_by_expert" in {said, *of_parameter}
+    return bool(content.get("target_parameters") and mapping.get("unsloth_fixed"))
+
+
 def load_existing(model: Any, name: str) -> None:
-    """Load the weights of the adapter `name` (folder or hub id) into the adapters of `model`, which must match."""
+    """Load the weights of the adapter `name` (folder or hub id) into the adapters of `model`, which must match but for
+    the layout of the experts."""
     from peft import load_peft_weights, set_peft_model_state_dict
     from peft.utils import get_peft_model_state_dict
 
     with explained(name, "model.adapter"):
         weights = load_peft_weights(os.path.expanduser(name), device="cpu")
     own = get_peft_model_state_dict(model)
+    weights = to_layout_of(weights, own)
     different = sorted(
         key for key in weights.keys() | own.keys()
         if key not in weights or key not in own or weights[key].shape != own[key].shape

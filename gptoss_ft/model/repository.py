@@ -1,7 +1,9 @@
 """Which repository or folder the base model is really loaded from. Needs neither Unsloth nor a GPU."""
 
 import ast
+import json
 import os
+import re
 import runpy
 from collections.abc import Mapping
 from functools import cache
@@ -15,6 +17,8 @@ from gptoss_ft.errors import DataError, SettingError
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.runtime import cache_folder
 
+# What the name of an upload that is quantized beforehand ends with.
+QUANTIZED = "-bnb-4bit"
 # Folders of a repository hold copies in other formats (gpt-oss: original/ and metal/, 27 GB).
 MODEL_FILES: dict[str, Any] = {
     "allow_patterns": ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"],
@@ -41,7 +45,7 @@ def _resolve(config: ModelSection) -> str:
     name, names = config.name.lower(), _unsloth_names()
     if config.load_in_4bit:
         # A name that says it is quantized is taken at its word.
-        mapped = None if name.endswith("-bnb-4bit") else names.in_4bit.get(name)
+        mapped = None if name.endswith(QUANTIZED) else names.in_4bit.get(name)
     else:
         mapped = names.in_16bit.get(name) or names.ungated.get(name)
     mapped = names.replaced.get((mapped or name).lower(), mapped)
@@ -55,6 +59,38 @@ def _resolve(config: ModelSection) -> str:
             key="model.revision",
         )
     return str(mapped)
+
+
+def config_folder(config: ModelSection) -> Path:
+    """The folder that holds the config.json of the model that was loaded for `model.name`. Asks no network."""
+    from huggingface_hub import snapshot_download
+
+    repository = _resolve(config)
+    if Path(repository).is_dir():
+        return Path(repository)
+    return Path(
+        snapshot_download(repository, revision=config.revision, local_files_only=True, allow_patterns=["config.json"])
+    )
+
+
+def stock_name(config: ModelSection) -> str:
+    """What an adapter calls its base model: the repository of the 16-bit weights for the name of a quantized upload,
+    where Unsloth's tables or the config.json of a quantized folder know it; else `model.name`."""
+    name = _origin(Path(config.name).expanduser()) or config.name
+    if not name.lower().endswith(QUANTIZED):
+        return name
+    names = _unsloth_names()
+    return names.in_16bit.get(name.lower()) or names.ungated.get(name.lower()) or name
+
+
+def _origin(folder: Path) -> str | None:
+    """The hub id that a quantized folder's config.json says it was made from. One in 16 bits may have been trained."""
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    origin = content.get("_name_or_path") or ""
+    return origin if "quantization_config" in content and re.fullmatch(r"[\w.-]+/[\w.-]+", origin) else None
 
 
 class UnslothNames(NamedTuple):

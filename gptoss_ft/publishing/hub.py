@@ -1,74 +1,153 @@
-"""The finished adapter to the hub."""
+"""A finished model to the hub: where it goes, whether the token may write there, and the upload."""
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gptoss_ft.config import JobConfig
 from gptoss_ft.errors import HubError, JobError
-from gptoss_ft.hub_errors import explained
+from gptoss_ft.hub_errors import explained, redacted
+from gptoss_ft.publishing.card_values import Kind
+from gptoss_ft.publishing.upload import staged
 from gptoss_ft.runtime import hub_user, push_wanted
 
 
 def push_target(job: JobConfig) -> str | None:
     """The repository that the finished job goes to, made if need be; None when it is not pushed. `HubError` when the
     token lacks or may not write, so that it is known before hours of training."""
-    from huggingface_hub import HfApi
-
     repo_id = _repository(job)
     if repo_id is not None:
-        with explained(repo_id, "hub.repo_id"):
-            HfApi().create_repo(repo_id, private=job.hub.private, exist_ok=True)
+        claim_repository(repo_id, job.hub.private)
     return repo_id
 
 
 def check_push_rights(job: JobConfig) -> str | None:
     """The repository that the finished job would go to, None when it is not pushed; nothing is made there. `HubError`
     when the token lacks, is refused, or may only read."""
-    from huggingface_hub import HfApi
-
     repo_id = _repository(job)
     if repo_id is not None:
-        with explained("the token's account", "hub.push"):
-            account = HfApi().whoami()
-        owner = repo_id.partition("/")[0]
-        if owner not in (account["name"], *(organisation["name"] for organisation in account.get("orgs", []))):
-            raise HubError(
-                f"the token is of {account['name']}, who is no member of {owner}",
-                "Set hub.repo_id to a repository of your own, or HF_TOKEN to a token of that account.",
-                "hub.repo_id",
-            )
-        if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
-            raise HubError(
-                f"the token may only read, and the adapter is to go to {repo_id}",
-                "Set HF_TOKEN to a token that may write, or hub.push: false.",
-                "hub.push",
-            )
+        _check_account(repo_id)
     return repo_id
 
 
 def _repository(job: JobConfig) -> str | None:
-    from huggingface_hub import HfApi, get_token
+    return repository_of(job, "adapter") if push_wanted(job.hub.push) else None
 
-    if not push_wanted(job.hub.push):
-        return None
-    if get_token() is None:
+
+def repository_of(job: JobConfig, kind: Kind) -> str:
+    """`hub.repo_id`, else {HF_USER or the token's account}/{output_dir}-lora; for a merged model the same with -merged
+    in place of -lora, so that it never lands among an adapter's files. `HubError` without a usable token."""
+    _check_token()
+    adapter = job.hub.repo_id or f"{hub_user() or _account()['name']}/{Path(job.training.output_dir).name}-lora"
+    return adapter if kind == "adapter" else f"{adapter.removesuffix('-lora')}-merged"
+
+
+def _check_token() -> None:
+    from huggingface_hub import get_token
+    from huggingface_hub.constants import is_offline_mode
+
+    token = get_token()
+    if token is None:
         raise HubError("there is no token to push with", "Set HF_TOKEN, or hub.push: false.", "hub.push")
-    if job.hub.repo_id is not None:
-        return job.hub.repo_id
-    user = hub_user()
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        # The HTTP client's own error would quote it.
+        raise HubError("what is set as the token holds characters that no token has", "Set HF_TOKEN anew.", "hub.push")
+    if is_offline_mode():
+        raise HubError("HF_HUB_OFFLINE is set, so nothing can be pushed", "Unset it, or hub.push: false.", "hub.push")
+
+
+def _account() -> dict[str, Any]:
+    """What the hub says of the token's account; asked once, since the hub limits how often it may be."""
+    from huggingface_hub import whoami
+
     with explained("the token's account", "hub.push"):
-        return f"{user or HfApi().whoami()['name']}/{Path(job.training.output_dir).name}-lora"
+        account: dict[str, Any] = whoami(cache=True)
+    return account
 
 
-def push(folder: Path, repo_id: str) -> str:
-    """Upload `folder` and return the commit's address. The folder stays whole when the upload fails."""
+def _check_account(repo_id: str) -> None:
+    account = _account()
+    owner = repo_id.partition("/")[0]
+    if owner not in (account["name"], *(organisation["name"] for organisation in account.get("orgs", []))):
+        raise HubError(
+            f"the token is of {account['name']}, who is no member of {owner}",
+            "Set hub.repo_id to a repository of your own, or HF_TOKEN to a token of that account.",
+            "hub.repo_id",
+        )
+    if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise HubError(
+            f"the token may only read, and the adapter is to go to {repo_id}",
+            "Set HF_TOKEN to a token that may write, or hub.push: false.",
+            "hub.push",
+        )
+
+
+def claim_repository(repo_id: str, private: bool) -> bool:
+    """Make the repository unless it is there, and check that the token may write to it. Returns whether it is private,
+    which of one that was there may differ from `private`."""
+    from huggingface_hub import HfApi
+
+    _check_token()
+    _check_account(repo_id)
+    with explained(repo_id, "hub.repo_id"):
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        # To a repository that is there, create_repo has no objection whatever the token may do.
+        api.auth_check(repo_id, write=True)
+        return bool(api.model_info(repo_id).private)
+
+
+def push(folder: Path, repo_id: str, job: JobConfig) -> str:
+    """Upload the model in `folder`, trained by `job`, and return the commit's address.
+
+    What lies there already is not sent again, so a second call goes on where the first was cut off: huggingface_hub
+    1.33 does so in upload_folder, also of large folders (upload_large_folder is deprecated). Optimizer states and this
+    machine's paths stay here. `HubError` when it fails, or when a file holds a token; `folder` stays whole.
+    """
+    try:
+        with staged(folder, job, repo_id) as files:
+            return _upload(files, repo_id, folder.name)
+    except JobError as error:
+        cure = (
+            f"The model is finished and kept. {error.cure}\nThen: bash train.sh push --model {shlex.quote(str(folder))}"
+        )
+        raise HubError(f"{error.message}, so {folder} was not pushed", cure, error.key) from None
+
+
+def _upload(files: Path, repo_id: str, name: str) -> str:
     from huggingface_hub import HfApi
 
     try:
-        with explained(repo_id, "hub.repo_id"):
-            commit = HfApi().upload_folder(
-                repo_id=repo_id, folder_path=folder, commit_message="Upload the fine-tuned adapter"
-            )
-    except JobError as error:
-        cure = f"The model is finished and kept; upload it with: hf upload {repo_id} {folder}"
-        raise HubError(f"{error.message}, so {folder} was not pushed", cure, error.key) from None
+        with explained(repo_id, "hub.repo_id"), _refusals_told():
+            commit = HfApi().upload_folder(repo_id=repo_id, folder_path=files, commit_message=f"Upload {name}")
+    except (RuntimeError, PermissionError) as error:
+        # hf_xet 1.6 raises these for whatever ends its transfer.
+        raise HubError(
+            f"the upload to {repo_id} broke off: {redacted(str(error))}", "Try again.", "hub.repo_id"
+        ) from None
     return str(commit.commit_url)
+
+
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    """Turn the client's errors for what the hub finds fault with into `HubError`; to Python they are a ValueError."""
+    card, storage = "Invalid metadata in README.md.", "LFS batch API returned errors:"
+    try:
+        yield
+    except ValueError as error:
+        told = redacted(" ".join(str(error).split()))
+        if told.startswith(card):
+            raise HubError(
+                f"the hub refuses the model card's header: {told.removeprefix(card).strip()}",
+                "Set hub.license and hub.tags to what it takes, and write the card anew: --card.",
+                "hub.license",
+            ) from None
+        if told.startswith(storage):
+            raise HubError(
+                f"the hub does not store the files: {told.removeprefix(storage).strip()}",
+                "The account's page says what it may store.",
+                "hub.repo_id",
+            ) from None
+        raise

@@ -57,9 +57,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     sections = content.get("config") if isinstance(content, dict) else None
-    if not isinstance(sections, dict) or not all(isinstance(keys, dict) for keys in sections.values()):
+    if not isinstance(sections, dict):
         return None
-    return content
+    # `dataset` may be a list of entries.
+    owners = [owner for keys in sections.values() for owner in (keys if isinstance(keys, list) else [keys])]
+    return content if all(isinstance(keys, dict) for keys in owners) else None
 
 
 def _lock_sha256() -> str | None:

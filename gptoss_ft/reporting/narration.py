@@ -13,7 +13,7 @@ from gptoss_ft.config import JobConfig, LoadedConfig, by_owner
 from gptoss_ft.data.summary import Progress, SplitSummary, Summary
 from gptoss_ft.reporting.console import show_section
 from gptoss_ft.reporting.memory_report import MemoryReport, show_memory_report
-from gptoss_ft.reporting.output_folder import OutputFolder
+from gptoss_ft.reporting.output_folder import BestCheckpoint, OutputFolder
 from gptoss_ft.runtime import Device
 from gptoss_ft.training.tracking import trackers
 
@@ -136,9 +136,25 @@ def show_training(console: Console, trainer: Any, job: JobConfig) -> None:
     show_section(console, "training", values)
 
 
+def show_best(console: Console, best: BestCheckpoint) -> None:
+    console.print(
+        f"  {best.path.name} has the lowest loss on held-out rows, {best.loss:.4f}: final_model is made of it"
+    )
+
+
+def show_evaluating(console: Console, samples: int) -> None:
+    console.print(f"[dim]evaluating on {samples:,} samples[/]")
+
+
 def show_end(console: Console, memory: MemoryReport, device: Device, final_model: Path) -> None:
     show_memory_report(console, memory, device)
     console.print(f"[bold green]done[/]: the adapter is in {final_model}")
+
+
+def show_push(console: Console, folder: Path, repo_id: str, is_private: bool, wants_private: bool) -> None:
+    visible = "private" if is_private else "public"
+    there = "" if is_private == wants_private else ", which it was before: change that on its settings page"
+    console.print(f"pushing {folder} to {repo_id}, {visible}{there}")
 
 
 def show_pushed(console: Console, address: str) -> None:

@@ -20,6 +20,8 @@ CHECKPOINT = "checkpoint-"
 FINAL_MODEL = "final_model"
 MERGED_MODEL = "merged_model"
 TRAINER_STATE = "trainer_state.json"
+# The callback whose state in trainer_state.json says whether a run stopped early.
+EARLY_STOP = "HeldOutLoss"
 CURE = "Pass --restart to keep it aside and train again, or set training.output_dir to another folder."
 
 
@@ -37,11 +39,20 @@ class OutputFolder:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of the job's steps are done, and only final_model is missing."""
-        if self.resume_from is None:
+        """Whether all of the job's steps are done, or it stopped early, and only final_model is missing."""
+        state = _state_of(self.resume_from) if self.resume_from else None
+        if state is None:
             return False
-        state = _state_of(self.resume_from)
-        return state is not None and bool(state["global_step"] >= state["max_steps"])
+        early = state.get("stateful_callbacks", {}).get(EARLY_STOP, {}).get("attributes", {}).get("has_stopped", False)
+        return bool(early or state["global_step"] >= state["max_steps"])
+
+
+@dataclass(frozen=True)
+class BestCheckpoint:
+    """A checkpoint, and its loss on the held-out rows in nats a token."""
+
+    path: Path
+    loss: float
 
 
 def folder_of(job: JobConfig) -> Path:
@@ -162,6 +173,18 @@ def _newest_checkpoint(path: Path) -> Path | None:
     # The trainer writes its state last: without it, or with half of it, the checkpoint is not whole.
     whole = [entry for entry in entries if _state_of(entry) is not None]
     return max(whole, key=_step_of, default=None)
+
+
+def better_checkpoint(path: Path) -> BestCheckpoint | None:
+    """The checkpoint in the folder of a run that has the lowest loss on held-out rows; None where that is the newest
+    one, or none was evaluated."""
+    newest = _newest_checkpoint(path)
+    state = _state_of(newest) if newest else None
+    if newest is None or state is None or state.get("best_model_checkpoint") is None:
+        return None
+    # By its name: the folder may have another place by now.
+    best = path / Path(state["best_model_checkpoint"]).name
+    return BestCheckpoint(best, state["best_metric"]) if best != newest else None
 
 
 def _state_of(checkpoint: Path) -> dict[str, Any] | None:

@@ -29,6 +29,15 @@ class StepRecord:
     seconds_left: float
 
 
+@dataclass(frozen=True)
+class EvalRecord:
+    """One evaluation after step `step`: the loss of the held-out rows in nats a token, over `eval_tokens` of them."""
+
+    step: int
+    eval_loss: float
+    eval_tokens: int
+
+
 class StepLog:
     """Writes log.jsonl and prints the table's lines. A run that continues keeps the records up to its step."""
 
@@ -37,15 +46,24 @@ class StepLog:
         self._console = console
         self._has_header = False
         self.records: list[StepRecord] = []
+        kept: list[StepRecord | EvalRecord] = []
         if output.resume_step and self._path.exists():
             earlier = map(_read, self._path.read_text(encoding="utf-8").splitlines())
-            self.records = [record for record in earlier if record and record.step <= output.resume_step]
-        self._path.write_text("".join(_line(record) for record in self.records), encoding="utf-8")
+            kept = [record for record in earlier if record and record.step <= output.resume_step]
+            self.records = [record for record in kept if isinstance(record, StepRecord)]
+        self._path.write_text("".join(map(_line, kept)), encoding="utf-8")
+
+    def add_evaluation(self, record: EvalRecord) -> None:
+        self._write(record)
+        self._console.print(f"  {'':>11}  eval [bold]{record.eval_loss:.4f}[/]")
+
+    def _write(self, record: StepRecord | EvalRecord) -> None:
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(_line(record))
 
     def add(self, record: StepRecord) -> None:
         self.records.append(record)
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(_line(record))
+        self._write(record)
         if not self._has_header:
             self._console.print(
                 f"  [dim]{'step':>11}  {'loss':>8}  {'learning rate':>13}  {'grad norm':>9}  {'tokens/s':>9}  "
@@ -59,13 +77,14 @@ class StepLog:
         )
 
 
-def _line(record: StepRecord) -> str:
+def _line(record: StepRecord | EvalRecord) -> str:
     return json.dumps(asdict(record)) + "\n"
 
 
-def _read(line: str) -> StepRecord | None:
+def _read(line: str) -> StepRecord | EvalRecord | None:
     try:
-        return StepRecord(**json.loads(line))
+        content = json.loads(line)
+        return EvalRecord(**content) if "eval_loss" in content else StepRecord(**content)
     except (TypeError, ValueError):
         # A kill in the middle of a write leaves half a line.
         return None

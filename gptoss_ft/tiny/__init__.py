@@ -15,7 +15,7 @@ from pathlib import Path
 from gptoss_ft.errors import ConfigError, MachineError, Problem
 
 PREFIX = "tiny/"
-MODELS = ("tiny/gpt-oss", "tiny/llama")
+MODELS = ("tiny/gpt-oss", "tiny/gpt-oss-24", "tiny/llama", "tiny/llama-3")
 DATASETS = ("tiny/multilingual-thinking", "tiny/finetome", "tiny/text")
 
 
@@ -56,6 +56,10 @@ def _model_files(name: str) -> dict[str, bytes]:
 
     if name == "tiny/gpt-oss":
         return {**model.gpt_oss_files(), **tokenizer.gpt_oss_files()}
+    if name == "tiny/gpt-oss-24":
+        return {**model.gpt_oss_files(model.REAL_LAYERS), **tokenizer.gpt_oss_files()}
+    if name == "tiny/llama-3":
+        return {**model.llama_files(tokenizer.LLAMA_3), **tokenizer.llama_3_files()}
     return {**model.llama_files(), **tokenizer.llama_files()}
 
 

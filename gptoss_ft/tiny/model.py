@@ -1,4 +1,4 @@
-"""Two checkpoints small enough for a test: a gpt-oss and a llama of two layers.
+"""Checkpoints small enough for a test: a gpt-oss and a llama of two layers, and a gpt-oss of 24.
 
 Tensor names, shapes and order of axes are those of transformers 5.17 (`GptOssForCausalLM`, `LlamaForCausalLM`); the
 gpt-oss config has the keys of openai/gpt-oss-20b's config.json, without its quantization. A weight is a function of
@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import TensorSpec, serialize
 
-from gptoss_ft.tiny.tokenizer import CHATML, HARMONY, MAX_LENGTH
+from gptoss_ft.tiny.tokenizer import CHATML, HARMONY, MAX_LENGTH, SpecialTokens
 
 HIDDEN = 64
 INTERMEDIATE = 64
 LAYERS = 2
+# As many as gpt-oss-20b has, for configs that name layers.
+REAL_LAYERS = 24
 HEADS = 4
 KV_HEADS = 2
 HEAD_DIM = 16
@@ -32,29 +34,29 @@ LLAMA_VOCABULARY = 1024
 Shapes = dict[str, tuple[int, ...]]
 
 
-def gpt_oss_files() -> dict[str, bytes]:
-    """The model files of tiny/gpt-oss."""
+def gpt_oss_files(layers: int = LAYERS) -> dict[str, bytes]:
+    """The model files of tiny/gpt-oss, or of one with so many layers."""
     generation = {
         "bos_token_id": HARMONY.id_of("<|startoftext|>"),
         "do_sample": True,
         "eos_token_id": [HARMONY.id_of(name) for name in ("<|return|>", "<|endoftext|>", "<|call|>")],
         "pad_token_id": HARMONY.id_of("<|endoftext|>"),
     }
-    return _files(gpt_oss_config(), generation, gpt_oss_shapes())
+    return _files(gpt_oss_config(layers), generation, gpt_oss_shapes(layers))
 
 
-def llama_files() -> dict[str, bytes]:
-    """The model files of tiny/llama."""
+def llama_files(special: SpecialTokens = CHATML) -> dict[str, bytes]:
+    """The model files of tiny/llama, or of one with other special tokens."""
     generation = {
         "do_sample": True,
-        "eos_token_id": CHATML.id_of(CHATML.eos),
-        "pad_token_id": CHATML.id_of(CHATML.pad),
+        "eos_token_id": special.id_of(special.eos),
+        "pad_token_id": special.id_of(special.pad),
     }
-    return _files(llama_config(), generation, llama_shapes())
+    return _files(llama_config(special), generation, llama_shapes())
 
 
-def gpt_oss_config() -> dict[str, Any]:
-    """One sliding and one full layer; a window and an original context shorter than the rows, so that both matter."""
+def gpt_oss_config(layers: int = LAYERS) -> dict[str, Any]:
+    """Sliding and full layers in turn; a window and an original context shorter than the rows, so that both matter."""
     original_context = 128
     yarn_factor = 32
     return {
@@ -70,12 +72,12 @@ def gpt_oss_config() -> dict[str, Any]:
         "initial_context_length": original_context,
         "initializer_range": 0.02,
         "intermediate_size": INTERMEDIATE,
-        "layer_types": ["sliding_attention", "full_attention"],
+        "layer_types": ["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)],
         "max_position_embeddings": original_context * yarn_factor,
         "model_type": "gpt_oss",
         "num_attention_heads": HEADS,
         "num_experts_per_tok": EXPERTS_PER_TOKEN,
-        "num_hidden_layers": LAYERS,
+        "num_hidden_layers": layers,
         "num_key_value_heads": KV_HEADS,
         "num_local_experts": EXPERTS,
         "output_router_logits": False,
@@ -99,10 +101,10 @@ def gpt_oss_config() -> dict[str, Any]:
     }
 
 
-def gpt_oss_shapes() -> Shapes:
+def gpt_oss_shapes(layers: int = LAYERS) -> Shapes:
     """Every tensor of the checkpoint: 17 a layer, and 3 around them."""
-    shapes = _shell(GPT_OSS_VOCABULARY)
-    for layer in range(LAYERS):
+    shapes = _shell(GPT_OSS_VOCABULARY, layers)
+    for layer in range(layers):
         attention, mlp = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.mlp"
         for projection, (rows, columns) in _attention().items():
             shapes[f"{attention}.{projection}.weight"] = (rows, columns)
@@ -119,14 +121,14 @@ def gpt_oss_shapes() -> Shapes:
     return shapes
 
 
-def llama_config() -> dict[str, Any]:
+def llama_config(special: SpecialTokens = CHATML) -> dict[str, Any]:
     """A dense model of the same width, for the paths that are not gpt-oss's."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
         "attention_dropout": 0.0,
         "dtype": "bfloat16",
-        "eos_token_id": CHATML.id_of(CHATML.eos),
+        "eos_token_id": special.id_of(special.eos),
         "head_dim": HEAD_DIM,
         "hidden_act": "silu",
         "hidden_size": HIDDEN,
@@ -138,7 +140,7 @@ def llama_config() -> dict[str, Any]:
         "num_attention_heads": HEADS,
         "num_hidden_layers": LAYERS,
         "num_key_value_heads": KV_HEADS,
-        "pad_token_id": CHATML.id_of(CHATML.pad),
+        "pad_token_id": special.id_of(special.pad),
         "rms_norm_eps": 1e-05,
         "rope_theta": 10000.0,
         "tie_word_embeddings": False,
@@ -149,7 +151,7 @@ def llama_config() -> dict[str, Any]:
 
 def llama_shapes() -> Shapes:
     """Every tensor of the checkpoint: 9 a layer, and 3 around them."""
-    shapes = _shell(LLAMA_VOCABULARY)
+    shapes = _shell(LLAMA_VOCABULARY, LAYERS)
     for layer in range(LAYERS):
         attention, mlp = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.mlp"
         shapes |= {f"{attention}.{projection}.weight": shape for projection, shape in _attention().items()}
@@ -161,13 +163,13 @@ def llama_shapes() -> Shapes:
     return shapes
 
 
-def _shell(vocabulary: int) -> Shapes:
+def _shell(vocabulary: int, layers: int) -> Shapes:
     shapes: Shapes = {
         "model.embed_tokens.weight": (vocabulary, HIDDEN),
         "model.norm.weight": (HIDDEN,),
         "lm_head.weight": (vocabulary, HIDDEN),
     }
-    for layer in range(LAYERS):
+    for layer in range(layers):
         shapes[f"model.layers.{layer}.input_layernorm.weight"] = (HIDDEN,)
         shapes[f"model.layers.{layer}.post_attention_layernorm.weight"] = (HIDDEN,)
     return shapes

@@ -99,21 +99,47 @@ HARMONY = SpecialTokens(
     pad="<|endoftext|>",
 )
 
+# Of Llama 3's 256 those that have a meaning, in order.
+LLAMA_3 = SpecialTokens(
+    names=(
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|finetune_right_pad_id|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eom_id|>",
+        "<|eot_id|>",
+        "<|python_tag|>",
+    ),
+    bos="<|begin_of_text|>",
+    eos="<|eot_id|>",
+    pad="<|finetune_right_pad_id|>",
+)
+
 CHATML = SpecialTokens(
     names=("<|endoftext|>", "<|im_start|>", "<|im_end|>"), bos=None, eos="<|im_end|>", pad="<|endoftext|>"
 )
 
 
 def gpt_oss_files() -> dict[str, bytes]:
-    """The tokenizer files of tiny/gpt-oss. The chat template is the official one, read from the file that TRL ships."""
-    # Found through its metadata: to import trl before unsloth would leave it unpatched.
-    template = Path(str(distribution("trl").locate_file("trl/chat_templates/gptoss.jinja")))
-    return _files(HARMONY, template.read_bytes())
+    """The tokenizer files of tiny/gpt-oss, with the official chat template."""
+    return _files(HARMONY, _official_template("gptoss"))
 
 
 def llama_files() -> dict[str, bytes]:
     """The tokenizer files of tiny/llama, whose chat template is ChatML."""
     return _files(CHATML, CHATML_TEMPLATE.encode())
+
+
+def llama_3_files() -> dict[str, bytes]:
+    """The tokenizer files of tiny/llama-3, with Llama 3.1's chat template."""
+    return _files(LLAMA_3, _official_template("llama3_1"))
+
+
+def _official_template(name: str) -> bytes:
+    """A model's own chat template, read from the file that TRL ships."""
+    # Found through its metadata: to import trl before unsloth would leave it unpatched.
+    return Path(str(distribution("trl").locate_file(f"trl/chat_templates/{name}.jinja"))).read_bytes()
 
 
 def _files(special: SpecialTokens, chat_template: bytes) -> dict[str, bytes]:

@@ -11,12 +11,12 @@ from gptoss_ft.errors import NotFiniteError
 from gptoss_ft.reporting.files import follow_umask
 from gptoss_ft.reporting.memory_report import peak_gib
 from gptoss_ft.reporting.output_folder import CHECKPOINT
-from gptoss_ft.reporting.step_log import StepLog, StepRecord
+from gptoss_ft.reporting.step_log import EvalRecord, StepLog, StepRecord
 from gptoss_ft.runtime import Device, release_cached_memory
 
 
 class StepReporter(TrainerCallback):
-    """Turns the trainer's logs into `StepRecord`s."""
+    """Turns the trainer's logs into `StepRecord`s and `EvalRecord`s."""
 
     def __init__(self, log: StepLog, device: Device, folder: Path) -> None:
         self._log = log
@@ -34,7 +34,8 @@ class StepReporter(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         is_last = state.global_step >= state.max_steps
-        if control.should_save or is_last:
+        # An evaluation may be followed by a checkpoint.
+        if control.should_save or control.should_evaluate or is_last:
             # Whatever `logging_steps` is: no number is saved that was not looked at (the trainer logs, then saves).
             control.should_log = True
             release_cached_memory(self._device)
@@ -48,8 +49,12 @@ class StepReporter(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         logs: dict[str, float] = kwargs["logs"]
+        if "eval_loss" in logs:
+            # Not a part of the time that the next steps take.
+            self._last_time += logs["eval_runtime"]
+            self._log.add_evaluation(EvalRecord(state.global_step, logs["eval_loss"], int(logs["eval_tokens"])))
         if "loss" not in logs:
-            # The summary at the end of training.
+            # An evaluation, or the summary at the end of training.
             return
         # In float16 the loss scaler starts too high and skips the steps whose gradient overflows.
         for name in ("loss",) if args.fp16 else ("loss", "grad_norm"):

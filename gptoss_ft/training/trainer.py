@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from gptoss_ft.config import JobConfig
+from gptoss_ft.data.channels import ChannelReader
 from gptoss_ft.data.storage import PreparedData
 from gptoss_ft.errors import MachineError
 from gptoss_ft.training.callbacks import StepReporter
+from gptoss_ft.training.evaluation import evaluate_while_training
 from gptoss_ft.training.interruption import stop_on_signal
 from gptoss_ft.training.tracking import refused_by_tracker, run_name, trackers
 
@@ -52,7 +54,8 @@ def build_trainer(
         include_num_input_tokens_seen="non_padding",
         save_strategy="steps",
         save_steps=training.save_steps,
-        save_total_limit=training.save_total_limit,
+        # With evaluations `HeldOutLoss` sees to it.
+        save_total_limit=training.save_total_limit if training.eval_steps is None else None,
         report_to=trackers(job) or "none",
         run_name=run_name(job),
         disable_tqdm=True,
@@ -67,6 +70,8 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     # TRL writes a card into the output folder at every save; final_model has ours.
     trainer.create_model_card = lambda *args, **kwargs: None
+    if training.eval_steps is not None:
+        evaluate_while_training(trainer, data.eval, ChannelReader(tokenizer), training)
     return trainer
 
 

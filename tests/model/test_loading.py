@@ -1,5 +1,6 @@
 """Which repository is loaded, and what is refused."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,29 @@ def test_a_damaged_weights_file_is_refused(copied: Path, device: Device) -> None
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(DataError, match="holds a broken weights file"):
         load(copied, device)
+
+
+@pytest.mark.parametrize("in_4bit", [True, False])
+def test_mxfp4_stays_packed_only_where_4_bits_are_wanted(
+    in_4bit: bool, tiny_gpt_oss: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unsloth asks the variable as it loads (2026.10.9, unsloth_zoo/temporary_patches/mxfp4.py)."""
+    from unsloth import FastLanguageModel
+    from unsloth_zoo.temporary_patches.mxfp4 import keep_mxfp4_experts_packed
+
+    said: list[str] = []
+
+    def load_nothing(**options: object) -> tuple[None, None]:
+        said.append(os.environ["UNSLOTH_MXFP4_KEEP_PACKED"])
+        return None, None
+
+    # A CPU cannot load 4 bits, and what is asked here is what it would be told.
+    monkeypatch.setattr(loading, "_refuse_impossible", lambda config, device: None)
+    monkeypatch.setattr(FastLanguageModel, "from_pretrained", load_nothing)
+    loading.load_base(ModelSection(load_in_4bit=in_4bit), str(tiny_gpt_oss), device, TrainingSection())
+    assert said == ["1" if in_4bit else "0"]
+    if not in_4bit:
+        assert not keep_mxfp4_experts_packed()
 
 
 def test_4bit_on_a_cpu_and_bf16_on_an_old_gpu_are_refused(tiny_gpt_oss: Path, device: Device) -> None:

@@ -1,14 +1,15 @@
 """Adapters are where the config asked for them, or the run does not start."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gptoss_ft.config import LoraSection, ModelSection, TrainingSection
-from gptoss_ft.errors import SettingError
+from gptoss_ft.errors import DataError, SettingError
 from gptoss_ft.model.loading import load_base
-from gptoss_ft.model.lora import adapter_facts, attach
+from gptoss_ft.model.lora import adapter_facts, attach, check_existing
 from gptoss_ft.runtime import Device
 
 MODEL = ModelSection(load_in_4bit=False, dtype="float32", max_seq_length=64)
@@ -84,3 +85,64 @@ def test_a_parameter_of_a_layer_that_is_not_there_is_refused(tiny_gpt_oss: Path,
     names = ["layers.1.mlp.experts.down_proj", "layers.9.mlp.experts.down_proj"]
     with pytest.raises(SettingError, match=r"no adapter on layers\.9.mlp.experts.down_proj"):
         adapted(tiny_gpt_oss, device, target_modules=["q_proj"], target_parameters=names)
+
+
+EXISTING: dict[str, Any] = {
+    "peft_type": "LORA",
+    "r": 8,
+    "lora_alpha": 16,
+    "target_modules": ["q_proj"],
+    "target_parameters": ["mlp.experts.down_proj"],
+}
+GROUPED = {"parameters": {"down_proj": {"lora_B_layout": "grouped_by_expert", "num_experts": 4}}}
+
+
+def existing(folder: Path, **content: Any) -> str:
+    (folder / "adapter_config.json").write_text(json.dumps({**EXISTING, **content}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"lora_B_layout": "rank_major"},
+        {"lora_B_layout": "rank_major", "auto_mapping": {"unsloth_fixed": True}},
+        {"target_parameters": None, "auto_mapping": {"unsloth_fixed": True}},
+    ],
+)
+def test_an_adapter_of_the_same_scale_is_accepted(content: dict[str, Any], tmp_path: Path) -> None:
+    check_existing(existing(tmp_path, **content), LoraSection())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"lora_B_layout": "grouped_by_expert"},
+        {"auto_mapping": {"lora_B_layout": "grouped_by_expert"}},
+        {"unsloth_fused_expert_lora": GROUPED},
+        {"auto_mapping": {"unsloth_fixed": True}},
+    ],
+    ids=["says so", "says so in auto_mapping", "says so of one parameter", "from before Unsloth said"],
+)
+def test_experts_packed_as_an_older_unsloth_did_are_refused(content: dict[str, Any], tmp_path: Path) -> None:
+    """Loaded as they are, columns of one expert would be another's."""
+    with pytest.raises(DataError, match=r"packed as Unsloth packed them before its version 2026\.9\.6") as caught:
+        check_existing(existing(tmp_path, **content), LoraSection())
+    assert caught.value.key == "model.adapter"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [("r", 4, "lora.r"), ("alpha", 8, "lora.alpha"), ("use_rslora", True, "lora.use_rslora")],
+)
+def test_an_adapter_of_another_scale_is_refused(key: str, value: Any, found: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=f"read {value}, but the adapter") as caught:
+        check_existing(existing(tmp_path), LoraSection(**{key: value}))
+    assert caught.value.key == found
+
+
+def test_an_adapter_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3", "target_modules": ["q_proj"]}))
+    with pytest.raises(DataError, match="is an adapter of kind IA3, not LORA"):
+        check_existing(str(tmp_path), LoraSection())

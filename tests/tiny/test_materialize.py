@@ -70,13 +70,18 @@ def test_every_byte_is_the_same_in_another_process(tmp_path: Path) -> None:
     assert digests(one) == digests(two)
 
 
+@pytest.mark.parametrize(("name", "digest"), [("tiny/gpt-oss", "0a23f527cb62"), ("tiny/llama", "5136fcfd4acf")])
+def test_the_bytes_are_those_that_figures_were_measured_with(name: str, digest: str, tmp_path: Path) -> None:
+    assert tiny.materialize(name, tmp_path).name == f"{name.removeprefix('tiny/')}-{digest}"
+
+
 def test_processes_that_materialize_at_once_leave_one_copy_and_no_litter(tmp_path: Path) -> None:
     program = MATERIALIZE_ALL.format(seeds="")
     for process in [start(program, tmp_path) for _ in range(4)]:
         finish(process)
-    entries = sorted(path.name for path in (tmp_path / "tiny").iterdir())
-    assert [name.rsplit("-", 1)[0] for name in entries] == [
-        "finetome", "gpt-oss", "llama", "multilingual-thinking", "text"
+    entries = [path.name for path in (tmp_path / "tiny").iterdir()]
+    assert sorted(name.rsplit("-", 1)[0] for name in entries) == [
+        "finetome", "gpt-oss", "gpt-oss-24", "llama", "llama-3", "multilingual-thinking", "text"
     ]  # fmt: skip
 
 

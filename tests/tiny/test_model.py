@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GptOssConfig
 
+from gptoss_ft import tiny
+from gptoss_ft.runtime import cache_folder
 from gptoss_ft.tiny import model
 
 Models: Any = AutoModelForCausalLM  # its annotations do not know output_loading_info
@@ -42,10 +44,14 @@ def weights(tiny_gpt_oss: Path) -> dict[str, torch.Tensor]:
     return load_file(tiny_gpt_oss / "model.safetensors")
 
 
-@pytest.fixture(params=["tiny_gpt_oss", "tiny_llama"])
+@pytest.fixture(params=tiny.MODELS)
 def folder(request: pytest.FixtureRequest) -> Path:
-    path: Path = request.getfixturevalue(request.param)
-    return path
+    return tiny.materialize(request.param, cache_folder())
+
+
+@pytest.fixture
+def tiny_24() -> Path:
+    return tiny.materialize("tiny/gpt-oss-24", cache_folder())
 
 
 def numberless(names: Any) -> set[str]:
@@ -61,6 +67,19 @@ def test_the_tensors_are_those_of_the_real_gpt_oss(weights: dict[str, torch.Tens
     }
     per_layer = Counter(found[0] for name in weights if (found := re.search(r"layers\.\d+\.", name)))
     assert per_layer == {"layers.0.": 17, "layers.1.": 17}
+
+
+def test_with_24_layers_the_tensors_are_exactly_those_of_the_real_gpt_oss(tiny_24: Path) -> None:
+    with torch.device("meta"):
+        real = Models.from_config(GptOssConfig(**REAL))
+    stored = load_file(tiny_24 / "model.safetensors")
+    assert stored.keys() == real.state_dict().keys()
+    assert AutoConfig.from_pretrained(tiny_24).layer_types == real.config.layer_types
+
+
+def test_the_first_two_of_24_layers_are_those_of_two(weights: dict[str, torch.Tensor], tiny_24: Path) -> None:
+    longer = load_file(tiny_24 / "model.safetensors")
+    assert all(torch.equal(tensor, longer[name]) for name, tensor in weights.items())
 
 
 def test_transformers_loads_every_tensor_and_misses_none(folder: Path) -> None:

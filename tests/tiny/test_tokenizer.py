@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from gptoss_ft import tiny
+from gptoss_ft.runtime import cache_folder
 from gptoss_ft.tiny import rows, tokenizer
 
 HARMONY_IDS = {
@@ -112,3 +114,15 @@ def test_any_text_survives(trained: Tokenizer, text: str) -> None:
 def test_text_of_the_files_survives_transformers_too(harmony: Any) -> None:
     for text in ("", " ", "\n\n  x\r\n", "don't I'LL", "a .  b", "물 빵 🙂\u200d\x00\ufffd", "<|start|>x<|end|>"):
         assert harmony.decode(harmony(text).input_ids) == text
+
+
+def test_the_tiny_llama_3_renders_with_its_own_control_tokens() -> None:
+    llama_3 = AutoTokenizer.from_pretrained(tiny.materialize("tiny/llama-3", cache_folder()))
+    messages = [{"role": "user", "content": "¿Cuánto es 2 más 3?"}]
+    options = {"add_generation_prompt": True, "return_dict": False, "date_string": "26 Jul 2024"}
+    ids = llama_3.apply_chat_template(messages, **options)
+    tokens = llama_3.convert_ids_to_tokens(ids)
+    assert tokens[:2] == ["<|begin_of_text|>", "<|start_header_id|>"]
+    assert tokens.count("<|eot_id|>") == 2  # of the system and the user's turn
+    assert tokens.count("<|end_header_id|>") == 3
+    assert (llama_3.eos_token, llama_3.pad_token) == ("<|eot_id|>", "<|finetune_right_pad_id|>")

@@ -1,0 +1,43 @@
+"""`push`: an existing final_model, checkpoint or merged model to the hub, as it is."""
+
+import re
+
+from gptoss_ft.config import JobConfig, find_job_file, load_job_config
+from gptoss_ft.errors import DataError, HubError, SettingError
+from gptoss_ft.publishing.hub import claim_repository, push, repository_of
+from gptoss_ft.publishing.model_card import kind_of, write_card
+from gptoss_ft.publishing.run_facts import read_facts
+from gptoss_ft.reporting import narration
+from gptoss_ft.reporting.console import make_console
+from gptoss_ft.runtime import prepare_environment, push_wanted
+from gptoss_ft.subject import Subject
+
+
+def push_model(subject: Subject, repo_id: str | None, private: bool | None, new_card: bool) -> None:
+    """Upload the subject's folder to `repo_id`, or to the repository that its job names; with `new_card` its README.md
+    is written anew first. Raises `JobError`."""
+    if subject.folder is None:
+        raise DataError(f"{subject.name} is a base model, which nothing was trained into", "Name what was trained.")
+    if repo_id is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise SettingError(f"--repo {repo_id}: wanted OWNER/NAME")
+    if not push_wanted(True):
+        raise HubError("PUSH_TO_HUB says that nothing is pushed", "Unset it.", "hub.push")
+    prepare_environment()
+    folder, job, console = subject.folder, _trained_job(subject), make_console()
+    kind = kind_of(folder)
+    repo_id = repo_id or repository_of(job, kind)
+    wanted = job.hub.private if private is None else private
+    is_private = claim_repository(repo_id, wanted)
+    if new_card:
+        write_card(folder, read_facts(folder), job, kind, repo_id)
+    narration.show_push(console, folder, repo_id, is_private, wanted)
+    narration.show_pushed(console, push(folder, repo_id, job))
+
+
+def _trained_job(subject: Subject) -> JobConfig:
+    """The job that made the subject, with the hub's settings of the config in use: they may have changed since."""
+    own = find_job_file(subject.folder) if subject.folder is not None else None
+    if own is not None:
+        return load_job_config(own).job.model_copy(update={"hub": subject.job.hub})
+    # The subject's own folder stands as the adapter that would be loaded, not as one that the job went on from.
+    return subject.job.model_copy(update={"model": subject.job.model.model_copy(update={"adapter": None})})

@@ -1,0 +1,87 @@
+"""Evaluation during training: every `eval_steps` steps, which checkpoint is the best, and when to stop early."""
+
+import time
+from typing import Any
+
+import pyarrow as pa
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import rotate_checkpoints
+
+from gptoss_ft.config import TrainingSection
+from gptoss_ft.data.channels import ChannelReader
+from gptoss_ft.inference.evaluate import measure
+
+
+class HeldOutLoss(TrainerCallback, ExportableState):
+    """Asks the trainer for evaluations and draws the conclusions.
+
+    The best checkpoint is the evaluated one with the lowest loss; `TrainerState` names it, so that a run that goes on
+    knows it. transformers' own notion of the best (`metric_for_best_model`) also counts evaluations of which there is
+    no checkpoint, and then names none.
+
+    A run stops early after `patience` evaluations in a row without a lower loss; None: never. That and the lowest loss
+    are kept in every checkpoint's trainer_state.json.
+
+    Of the checkpoints `limit` are kept, None: all; the newest and the best always are. Left to do so itself, the
+    trainer deletes the newest as well when it stops, and with it what a run would go on from (transformers 5.17.0, for
+    a limit of 1).
+    """
+
+    def __init__(self, eval_steps: int, patience: int | None, limit: int | None) -> None:
+        self._eval_steps = eval_steps
+        self._patience = patience
+        self._limit = limit
+        self._lowest: float | None = None
+        self._waited = 0
+
+    def state(self) -> dict[str, Any]:
+        stopped = self._patience is not None and self._waited >= self._patience
+        return {"args": {}, "attributes": {"lowest": self._lowest, "waited": self._waited, "has_stopped": stopped}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # transformers can restore callbacks, but then restores the signal's order to stop as well.
+        states: Any = state.stateful_callbacks
+        kept = states[type(self).__name__]["attributes"]
+        self._lowest, self._waited = kept["lowest"], kept["waited"]
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step % self._eval_steps == 0 or state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        loss = kwargs["metrics"]["eval_loss"]
+        if self._lowest is None or loss < self._lowest:
+            self._lowest, self._waited = loss, 0
+        else:
+            self._waited += 1
+        if self._patience is not None and self._waited >= self._patience:
+            control.should_training_stop = control.should_save = True
+        # The trainer saves after it has evaluated.
+        if control.should_save and (state.best_metric is None or loss < state.best_metric):
+            state.best_metric, state.best_global_step = loss, state.global_step
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        rotate_checkpoints(str(args.output_dir), self._limit, state.best_model_checkpoint)
+
+
+def evaluate_while_training(trainer: Any, samples: pa.Table, reader: ChannelReader, training: TrainingSection) -> None:
+    """Have `trainer` evaluate on `samples` every `training.eval_steps` steps, and after the last."""
+    assert training.eval_steps is not None
+    rows_at_once = training.per_device_train_batch_size
+
+    def evaluate(**_: Any) -> dict[str, float]:
+        started = time.monotonic()
+        total = measure(trainer.model, samples, reader, rows_at_once).total
+        seconds = round(time.monotonic() - started, 3)
+        metrics = {"eval_loss": total.mean, "eval_tokens": total.tokens, "eval_runtime": seconds}
+        # Not TRL's, which would add training's metrics so far, and forget them.
+        Trainer.log(trainer, dict(metrics))
+        trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
+        return metrics
+
+    # In place of the trainer's own loop, which computes all logits, and attention densely.
+    trainer.evaluate = evaluate
+    trainer.add_callback(HeldOutLoss(training.eval_steps, training.early_stopping_patience, training.save_total_limit))
