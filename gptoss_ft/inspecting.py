@@ -196,8 +196,12 @@ class _Checks:
         return f"{to_fetch}{free_gib(hub_cache()):.0f} GiB free for models, {free_gib(output_root()):.0f} for results"
 
     def hub(self) -> str:
-        """The token may do what the job asks of it."""
-        from gptoss_ft.publishing.hub import check_push_rights
+        """The token may do what the job asks of it, and the model card can be written."""
+        from gptoss_ft.publishing.hub import check_push_rights, lacks_token
+        from gptoss_ft.publishing.model_card import check_card
 
+        check_card(self._job)
         repo_id = check_push_rights(self._job)
-        return f"the adapter will go to {repo_id}" if repo_id else "nothing is pushed"
+        if repo_id is not None:
+            return f"the adapter will go to {repo_id}"
+        return "nothing is pushed" + (", because HF_TOKEN is not set" if lacks_token(self._job) else "")

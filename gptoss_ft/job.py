@@ -10,7 +10,7 @@ from pathlib import Path
 from gptoss_ft.config import LoadedConfig
 from gptoss_ft.data.entries import open_entries
 from gptoss_ft.data.intake import check_first_rows
-from gptoss_ft.publishing.hub import push, push_target
+from gptoss_ft.publishing.hub import lacks_token, push, push_target
 from gptoss_ft.publishing.model_card import check_card, write_card
 from gptoss_ft.publishing.run_facts import read_facts
 from gptoss_ft.reporting import narration
@@ -40,7 +40,7 @@ def train(loaded: LoadedConfig, restart: bool = False) -> RunResult:
     check_first_rows(entries)
 
     with claimed_folder(job, restart) as output:
-        narration.show_start(console, device, output)
+        narration.show_start(console, device, output, "nowhere: HF_TOKEN is not set" if lacks_token(job) else repo_id)
         with quiet_libraries(output.path / LIBRARIES_LOG):
             import_unsloth(device)
             # It imports transformers, trl and peft, which Unsloth must come before.

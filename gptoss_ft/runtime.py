@@ -270,8 +270,12 @@ def hub_user() -> str | None:
 
 def push_wanted(configured: bool) -> bool:
     """`hub.push`, unless PUSH_TO_HUB says otherwise."""
-    said = os.environ.get("PUSH_TO_HUB", "").lower()
-    return configured if not said else said not in ("false", "0", "no", "off")
+    return push_demanded() if os.environ.get("PUSH_TO_HUB") else configured
+
+
+def push_demanded() -> bool:
+    """Whether PUSH_TO_HUB says yes."""
+    return os.environ.get("PUSH_TO_HUB", "").lower() not in ("", "false", "0", "no", "off")
 
 
 def evaluation_wanted() -> bool:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from gptoss_ft.config import JobConfig, LoadedConfig, LoraSection, find_job_file, load_job_config
-from gptoss_ft.errors import DataError, OutputError
+from gptoss_ft.config import JobConfig, LoadedConfig, LoraSection, ModelSection, find_job_file, load_job_config
+from gptoss_ft.errors import DataError, OutputError, SettingError
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.reporting.console import quiet_libraries
+from gptoss_ft.reporting.manifest import read_manifest
 from gptoss_ft.reporting.output_folder import CHECKPOINT, FINAL_MODEL, MERGED_MODEL, folder_of
 from gptoss_ft.runtime import Device, cache_folder, find_device, import_unsloth, prepare_environment
 
@@ -42,6 +43,34 @@ class Subject:
     @property
     def job(self) -> JobConfig:
         return self.loaded.job
+
+    def on_base(self, base: ModelSection) -> "Subject":
+        """The same adapter on the weights that `base` loads."""
+        model = base.model_copy(update={"adapter": str(self.folder)})
+        return replace(self, loaded=replace(self.loaded, job=self.job.model_copy(update={"model": model})))
+
+    def own_job(self) -> JobConfig:
+        """The job that made it, with the hub's settings of the config in use: they may have changed since."""
+        job_file = find_job_file(self.folder) if self.folder is not None else None
+        if job_file is not None:
+            return load_job_config(job_file).job.model_copy(update={"hub": self.job.hub})
+        # Its own folder stands in `job` as the adapter to load, not as one that training went on from.
+        return self.job.model_copy(update={"model": self.job.model.model_copy(update={"adapter": None})})
+
+    def require_adapter(self) -> Path:
+        """The adapter's folder; `SettingError` where this is a whole model."""
+        if self.kind != "adapter" or self.folder is None:
+            raise SettingError(
+                f"{self.name} is a whole model, without an adapter", "Name an adapter with --model.", "model.name"
+            )
+        return self.folder
+
+    def beside(self, name: str) -> Path:
+        """The folder `name` in the run that the adapter lies in; `SettingError` where it lies in none."""
+        run = self.require_adapter().absolute().parent
+        if read_manifest(run) is None:
+            raise SettingError(f"{self.name} is in no run's folder", "Say with --output where to write.")
+        return self.require_adapter().parent / name
 
 
 @dataclass(frozen=True)

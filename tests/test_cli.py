@@ -391,7 +391,8 @@ def test_the_hub_cannot_be_reached(train: Run, key: str) -> None:
     train(f"{key}=owner/name").check(ExitCode.HUB, f"error: --set {key}: owner/name {OFFLINE}", OFFLINE_CURE)
 
 
-def test_nothing_to_push_with(train: Run) -> None:
+def test_nothing_to_push_with(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUSH_TO_HUB", "true")
     train("hub.push=true").check(
         ExitCode.HUB,
         "error: --set hub.push: there is no token to push with",

@@ -92,7 +92,15 @@ def test_validate_says_what_holds(load: Load, capsys: pytest.CaptureFixture[str]
     assert "nothing is pushed" in said
 
 
-def test_validate_goes_on_after_a_mistake_and_ends_with_the_first_ones_code(load: Load) -> None:
+def test_without_a_token_nothing_is_pushed(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspecting.validate_job(load("hub.push=true"), print) == ExitCode.DONE
+    assert "nothing is pushed, because HF_TOKEN is not set" in capsys.readouterr().out
+
+
+def test_validate_goes_on_after_a_mistake_and_ends_with_the_first_ones_code(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUSH_TO_HUB", "true")
     Path("bad.jsonl").write_text('{"messages": [{"role": "user", "content": "Hi"}]}\n')
     errors: list[JobError] = []
     code = inspecting.validate_job(load("dataset.path=bad.jsonl", "hub.push=true"), errors.append)

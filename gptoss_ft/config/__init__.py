@@ -1,6 +1,6 @@
 """The job: one YAML file, checked in full before anything else happens."""
 
-from gptoss_ft.config.job_file import find_job_file, write_job_file
+from gptoss_ft.config.job_file import JOB_FILE, find_job_file, write_job_file
 from gptoss_ft.config.keys import by_owner
 from gptoss_ft.config.reference import configuration_page, default_config, json_schema, write_reference
 from gptoss_ft.config.schema import (
@@ -16,6 +16,7 @@ from gptoss_ft.config.schema import (
 from gptoss_ft.config.yaml_source import ConfigSource, LoadedConfig, load_job_config
 
 __all__ = [
+    "JOB_FILE",
     "ConfigSource",
     "DatasetSection",
     "EvaluationSection",

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from gptoss_ft.config.schema import JobConfig
 
-NAME = "job.yaml"
+JOB_FILE = "job.yaml"
 
 
 def write_job_file(job: JobConfig, folder: Path) -> None:
@@ -17,10 +17,10 @@ def write_job_file(job: JobConfig, folder: Path) -> None:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None, read as a bool
-    with (folder / NAME).open("w", encoding="utf-8") as stream:
+    with (folder / JOB_FILE).open("w", encoding="utf-8") as stream:
         yaml.dump(job.model_dump(mode="json"), stream)
 
 
 def find_job_file(folder: Path) -> Path | None:
     """The job.yaml in `folder` or, for a checkpoint, in the folder that it lies in; None where there is none."""
-    return next((path for path in (folder / NAME, folder.parent / NAME) if path.is_file()), None)
+    return next((path for path in (folder / JOB_FILE, folder.parent / JOB_FILE) if path.is_file()), None)

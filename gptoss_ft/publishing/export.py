@@ -4,21 +4,19 @@ would take a merged model."""
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-from gptoss_ft.config import ModelSection, find_job_file
+from gptoss_ft.config import find_job_file
 from gptoss_ft.errors import OutputError, SettingError
-from gptoss_ft.publishing.base_choice import choose_base
+from gptoss_ft.merging.base_choice import choose_base
+from gptoss_ft.merging.trained_weights import stock_weights
 from gptoss_ft.publishing.loader_checks import check_loader
 from gptoss_ft.publishing.loader_tables import Loader
-from gptoss_ft.publishing.trained_weights import stock_weights
-from gptoss_ft.publishing.verify import verify
 from gptoss_ft.reporting.console import make_console
 from gptoss_ft.reporting.files import follow_umask
-from gptoss_ft.reporting.manifest import read_manifest
 from gptoss_ft.runtime import find_device, prepare_environment
 from gptoss_ft.subject import Subject
+from gptoss_ft.verification.verify import verify
 
 PORTABLE_ADAPTER = "portable_adapter"
 CARD = "README.md"
@@ -31,22 +29,16 @@ def export_adapter(subject: Subject, output: Path | None, keep_base: Path | None
     Where the weights that were trained on are no stock model as they lie, one is made of them for the verification;
     `keep_base` is where it stays. Raises `JobError`; there is no folder `output` then.
     """
-    if subject.kind != "adapter":
-        raise SettingError(
-            f"{subject.name} is a whole model, without an adapter", "Name an adapter with --model.", "model.name"
-        )
-    assert subject.folder is not None
-    model, console = subject.job.model, make_console()
-    target = output or _in_run(subject.name, subject.folder)
+    adapter, model, console = subject.require_adapter(), subject.job.model, make_console()
+    target = output or subject.beside(PORTABLE_ADAPTER)
     prepare_environment()
     device = find_device(model.device)
     with _becoming(target) as partial:
-        chosen = choose_base(model, subject.folder, "trained", device, console)
+        chosen = choose_base(model, adapter, "trained", device, console)
         temporary = partial.with_name(f".{target.name}.base")
         with stock_weights(chosen, model, device, temporary, keep_base, console) as base:
-            trained = _on_base(subject, chosen.section)
-            verify(trained, partial, "adapter", base=base, writes_adapter=True, console=console)
-        _copy_words(subject.folder, partial)
+            verify(subject.on_base(chosen.section), partial, "adapter", base=base, writes_adapter=True, console=console)
+        _copy_words(adapter, partial)
     console.print(f"[bold green]done[/]: {target} goes on the stock model with transformers and PEFT")
     return target
 
@@ -60,19 +52,6 @@ def check_export(subject: Subject, loader: Loader) -> None:
             "model.name",
         )
     check_loader(subject.folder, loader, make_console())
-
-
-def _in_run(name: str, adapter: Path) -> Path:
-    run = adapter.absolute().parent
-    if read_manifest(run) is None:
-        raise SettingError(f"{name} is in no run's folder", "Say with --output where to write.")
-    return run / PORTABLE_ADAPTER
-
-
-def _on_base(subject: Subject, section: ModelSection) -> Subject:
-    """The adapter on the weights that it was trained on, which `section` loads."""
-    model = section.model_copy(update={"adapter": str(subject.folder)})
-    return replace(subject, loaded=replace(subject.loaded, job=subject.job.model_copy(update={"model": model})))
 
 
 @contextmanager

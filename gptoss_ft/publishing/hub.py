@@ -11,12 +11,12 @@ from gptoss_ft.errors import HubError, JobError
 from gptoss_ft.hub_errors import explained, redacted
 from gptoss_ft.publishing.card_values import Kind
 from gptoss_ft.publishing.upload import staged
-from gptoss_ft.runtime import hub_user, push_wanted
+from gptoss_ft.runtime import hub_user, push_demanded, push_wanted
 
 
 def push_target(job: JobConfig) -> str | None:
     """The repository that the finished job goes to, made if need be; None when it is not pushed. `HubError` when the
-    token lacks or may not write, so that it is known before hours of training."""
+    token may not write, so that it is known before hours of training."""
     repo_id = _repository(job)
     if repo_id is not None:
         claim_repository(repo_id, job.hub.private)
@@ -25,7 +25,7 @@ def push_target(job: JobConfig) -> str | None:
 
 def check_push_rights(job: JobConfig) -> str | None:
     """The repository that the finished job would go to, None when it is not pushed; nothing is made there. `HubError`
-    when the token lacks, is refused, or may only read."""
+    when the token is refused, or may only read."""
     repo_id = _repository(job)
     if repo_id is not None:
         _check_account(repo_id)
@@ -33,7 +33,16 @@ def check_push_rights(job: JobConfig) -> str | None:
 
 
 def _repository(job: JobConfig) -> str | None:
-    return repository_of(job, "adapter") if push_wanted(job.hub.push) else None
+    if not push_wanted(job.hub.push) or lacks_token(job):
+        return None
+    return repository_of(job, "adapter")
+
+
+def lacks_token(job: JobConfig) -> bool:
+    """Whether `hub.push` is on, but off for lack of a token. PUSH_TO_HUB=true makes that an error instead."""
+    from huggingface_hub import get_token
+
+    return push_wanted(job.hub.push) and not push_demanded() and get_token() is None
 
 
 def repository_of(job: JobConfig, kind: Kind) -> str:

@@ -1,20 +1,18 @@
 """The story of `merge`: from an adapter to a whole model that stock transformers loads."""
 
-import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gptoss_ft.config import ModelSection, find_job_file, write_job_file
-from gptoss_ft.errors import JobError, SettingError
+from gptoss_ft.config import find_job_file, write_job_file
+from gptoss_ft.errors import JobError
 from gptoss_ft.inference.evaluate_command import loss_in_child
-from gptoss_ft.publishing.base_choice import Base, choose_base, compute_dtype
-from gptoss_ft.publishing.verify import verify
+from gptoss_ft.merging.base_choice import Base, choose_base, compute_dtype
+from gptoss_ft.publishing.model_card import write_card
+from gptoss_ft.publishing.run_facts import read_facts
 from gptoss_ft.reporting.console import make_console, quiet_libraries, show_section
-from gptoss_ft.reporting.manifest import read_manifest
 from gptoss_ft.reporting.merge_report import merging, show_losses, show_merged
 from gptoss_ft.reporting.output_folder import MERGED_MODEL
 from gptoss_ft.runtime import (
@@ -25,9 +23,10 @@ from gptoss_ft.runtime import (
     release_cached_memory,
 )
 from gptoss_ft.subject import Subject
+from gptoss_ft.verification.verify import verify
 
 if TYPE_CHECKING:  # this imports torch
-    from gptoss_ft.publishing.merge import MergeResult
+    from gptoss_ft.merging.merge import MergeResult
 
 
 def merge_adapter(
@@ -35,19 +34,15 @@ def merge_adapter(
 ) -> "MergeResult":
     """Merge the adapter `subject` into the weights that it was trained on or the published ones, in `dtype` (None: what
     the run computed in), verified, to `output` (None: merged_model in its run's folder). Raises `JobError`."""
-    if subject.kind != "adapter" or subject.folder is None:
-        raise SettingError(
-            f"{subject.name} is a whole model, without an adapter", "Name an adapter with --model.", "model.name"
-        )
-    adapter, job, console = subject.folder, subject.job, make_console()
-    target = output or _in_run(subject.name, adapter)
+    adapter, job, console = subject.require_adapter(), subject.job, make_console()
+    target = output or subject.beside(MERGED_MODEL)
     prepare_environment()
     device = find_device(job.model.device)
     cache_folder().mkdir(parents=True, exist_ok=True)
     with quiet_libraries(cache_folder() / "libraries.log"):
         import torch
 
-        from gptoss_ft.publishing.merge import merge, refuse_existing
+        from gptoss_ft.merging.merge import merge, refuse_existing
 
         refuse_existing(target, [adapter], overwrite)
         chosen = choose_base(job.model, adapter, base, device, console)
@@ -62,8 +57,8 @@ def merge_adapter(
 
         def finish(folder: Path) -> None:
             release_cached_memory(device)
-            _write_job(subject, adapter, folder)
-            verify(_trained_on(subject, chosen.section), folder, "merged", console=console)
+            write_job_file(subject.own_job(), folder)
+            verify(subject.on_base(chosen.section), folder, "merged", console=console)
 
         with merging(console) as progress:
             result = merge(
@@ -77,6 +72,7 @@ def merge_adapter(
                 finish=finish,
                 overwrite=overwrite,
             )
+    write_card(target, read_facts(adapter), subject.own_job(), "merged")
     show_merged(console, result)
     losses_on_held_out(subject, target, console)
     return result
@@ -101,26 +97,3 @@ def losses_on_held_out(subject: Subject, merged: Path, console: Console) -> None
             console.print(f"the losses on held-out rows were not measured: {error.message}", markup=False)
             return
     show_losses(console, *losses)
-
-
-def _in_run(name: str, adapter: Path) -> Path:
-    run = adapter.absolute().parent
-    if read_manifest(run) is None:
-        raise SettingError(f"{name} is in no run's folder", "Say with --output where to write.")
-    return adapter.parent / MERGED_MODEL
-
-
-def _write_job(subject: Subject, adapter: Path, folder: Path) -> None:
-    """The job that the adapter comes from, as it was written beside it."""
-    own = find_job_file(adapter)
-    if own is not None:
-        shutil.copyfile(own, folder / own.name)
-    else:
-        model = subject.job.model.model_copy(update={"adapter": None})
-        write_job_file(subject.job.model_copy(update={"model": model}), folder)
-
-
-def _trained_on(subject: Subject, section: ModelSection) -> Subject:
-    """The adapter on the weights that it is merged into."""
-    model = section.model_copy(update={"adapter": str(subject.folder)})
-    return replace(subject, loaded=replace(subject.loaded, job=subject.job.model_copy(update={"model": model})))

@@ -2,7 +2,6 @@
 
 import re
 
-from gptoss_ft.config import JobConfig, find_job_file, load_job_config
 from gptoss_ft.errors import DataError, HubError, SettingError
 from gptoss_ft.publishing.hub import claim_repository, push, repository_of
 from gptoss_ft.publishing.model_card import kind_of, write_card
@@ -23,7 +22,7 @@ def push_model(subject: Subject, repo_id: str | None, private: bool | None, new_
     if not push_wanted(True):
         raise HubError("PUSH_TO_HUB says that nothing is pushed", "Unset it.", "hub.push")
     prepare_environment()
-    folder, job, console = subject.folder, _trained_job(subject), make_console()
+    folder, job, console = subject.folder, subject.own_job(), make_console()
     kind = kind_of(folder)
     repo_id = repo_id or repository_of(job, kind)
     wanted = job.hub.private if private is None else private
@@ -32,12 +31,3 @@ def push_model(subject: Subject, repo_id: str | None, private: bool | None, new_
         write_card(folder, read_facts(folder), job, kind, repo_id)
     narration.show_push(console, folder, repo_id, is_private, wanted)
     narration.show_pushed(console, push(folder, repo_id, job))
-
-
-def _trained_job(subject: Subject) -> JobConfig:
-    """The job that made the subject, with the hub's settings of the config in use: they may have changed since."""
-    own = find_job_file(subject.folder) if subject.folder is not None else None
-    if own is not None:
-        return load_job_config(own).job.model_copy(update={"hub": subject.job.hub})
-    # The subject's own folder stands as the adapter that would be loaded, not as one that the job went on from.
-    return subject.job.model_copy(update={"model": subject.job.model.model_copy(update={"adapter": None})})

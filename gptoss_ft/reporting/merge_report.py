@@ -12,7 +12,7 @@ from gptoss_ft.reporting.narration import SECONDS_BETWEEN_LINES
 from gptoss_ft.runtime import GIB
 
 if TYPE_CHECKING:  # this imports torch
-    from gptoss_ft.publishing.merge import MergeResult, Progress
+    from gptoss_ft.merging.merge import MergeResult, Progress
 
 
 @contextmanager

@@ -31,13 +31,15 @@ def show_config(console: Console, loaded: LoadedConfig) -> None:
     console.print("[dim]looking for the device, the data and the libraries[/]")
 
 
-def show_start(console: Console, device: Device, output: OutputFolder) -> None:
+def show_start(console: Console, device: Device, output: OutputFolder, pushed_to: str | None) -> None:
     values: dict[str, object] = {"device": device.name, "memory": f"{device.total_gib:.1f} GiB"}
     if device.kind == "cuda":
         values |= {"driver": device.driver, "compute capability": device.capability}
     values["output folder"] = output.path
     if output.resume_from is not None:
         values["goes on from"] = f"{output.resume_from.name}, which an unfinished run of this job left"
+    if pushed_to is not None:
+        values["pushed to"] = pushed_to
     show_section(console, "machine", values)
 
 

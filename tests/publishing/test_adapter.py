@@ -19,9 +19,9 @@ from gptoss_ft.model.adapter_config import portable_config
 from gptoss_ft.model.adapter_layout import to_layout_of, to_portable
 from gptoss_ft.model.loading import load_base
 from gptoss_ft.model.lora import attach, load_existing
+from gptoss_ft.model.portable import write_portable
+from gptoss_ft.model.portable_check import check_portable, compare
 from gptoss_ft.publishing import adapter
-from gptoss_ft.publishing.adapter import write_portable
-from gptoss_ft.publishing.portable_check import check_portable, compare
 from gptoss_ft.runtime import Device
 
 TINY = ModelSection(name="tiny/gpt-oss", load_in_4bit=False, dtype="float32", max_seq_length=64)

@@ -9,8 +9,8 @@ import pytest
 from gptoss_ft import job
 from gptoss_ft.config import load_job_config
 from gptoss_ft.errors import ExportError, OutputError, SettingError
+from gptoss_ft.merging.base_choice import choose_base, compute_dtype
 from gptoss_ft.publishing import merge_command
-from gptoss_ft.publishing.base_choice import choose_base, compute_dtype
 from gptoss_ft.publishing.merge_command import merge_adapter
 from gptoss_ft.reporting.console import make_console
 from gptoss_ft.runtime import Device

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from gptoss_ft.config import ModelSection
-from gptoss_ft.publishing.base_choice import BaseChoice
-from gptoss_ft.publishing.trained_weights import stock_weights
+from gptoss_ft.merging.base_choice import BaseChoice
+from gptoss_ft.merging.trained_weights import stock_weights
 from gptoss_ft.reporting.console import make_console
 from gptoss_ft.runtime import Device
 

@@ -16,12 +16,12 @@ import torch
 from filelock import FileLock, Timeout
 
 from gptoss_ft.errors import ExportError, MachineError, OutputError
-from gptoss_ft.publishing.adapter_places import CONFIG
-from gptoss_ft.publishing.base_weights import INDEX, BaseWeights
-from gptoss_ft.publishing.deltas import WEIGHTS, Deltas
-from gptoss_ft.publishing.merge_plan import STATE, Shard, fingerprint, is_whole, plan_shards
-from gptoss_ft.publishing.merged_files import write_model_files
-from gptoss_ft.publishing.stock_model import Shape, StockModel, stock_model
+from gptoss_ft.merging.adapter_places import CONFIG
+from gptoss_ft.merging.base_weights import INDEX, BaseWeights
+from gptoss_ft.merging.deltas import WEIGHTS, Deltas
+from gptoss_ft.merging.files import write_model_files
+from gptoss_ft.merging.plan import STATE, Shard, fingerprint, is_whole, plan_shards
+from gptoss_ft.merging.stock_model import Shape, StockModel, stock_model
 from gptoss_ft.reporting.files import follow_umask, write_json
 from gptoss_ft.runtime import GIB, free_gib, peak_resident_gib
 

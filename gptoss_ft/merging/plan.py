@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptoss_ft.publishing.stock_model import Shape
+from gptoss_ft.merging.stock_model import Shape
 
 # A layer of gpt-oss-20b is 1.7 GB in 16 bits. What is interrupted loses a shard at most.
 SHARD_BYTES = 2 * 10**9

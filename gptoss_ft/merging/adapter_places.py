@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from gptoss_ft.errors import ExportError
-from gptoss_ft.publishing.base_weights import Place, some, stock_place
-from gptoss_ft.publishing.stock_model import Shape, StockModel
+from gptoss_ft.merging.base_weights import Place, some, stock_place
+from gptoss_ft.merging.stock_model import Shape, StockModel
 
 T = TypeVar("T")
 CONFIG = "adapter_config.json"

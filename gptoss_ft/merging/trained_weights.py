@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from gptoss_ft.config import ModelSection
-from gptoss_ft.publishing.base_choice import BaseChoice, compute_dtype
-from gptoss_ft.publishing.stock_model import read_config
+from gptoss_ft.merging.base_choice import BaseChoice, compute_dtype
+from gptoss_ft.merging.stock_model import read_config
 from gptoss_ft.reporting.merge_report import merging
 from gptoss_ft.runtime import Device, release_cached_memory
 
@@ -38,7 +38,7 @@ def stock_weights(
 def _dequantize(chosen: BaseChoice, model: ModelSection, device: Device, made: Path, console: Console) -> None:
     import torch
 
-    from gptoss_ft.publishing.merge import merge
+    from gptoss_ft.merging.merge import merge
 
     console.print(f"  the weights of {chosen.words}, go to {made} as a stock model")
     with merging(console) as progress:

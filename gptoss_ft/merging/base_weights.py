@@ -20,8 +20,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from gptoss_ft.errors import DataError, ExportError
+from gptoss_ft.merging.stock_model import StockModel
 from gptoss_ft.model.adapter_layout import fused_parameter
-from gptoss_ft.publishing.stock_model import StockModel
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -1,6 +1,6 @@
 """Proof that an adapter folder fits the stock model, in a process that cannot import Unsloth, on no device at all.
 
-    python -m gptoss_ft.publishing.portable_check ADAPTER_FOLDER CONFIG_FOLDER
+    python -m gptoss_ft.model.portable_check ADAPTER_FOLDER CONFIG_FOLDER
 
 The stock model is built from CONFIG_FOLDER/config.json without weights, PEFT puts the adapter that ADAPTER_FOLDER
 describes on it, and the names and shapes that it then has are compared with those in the file. Prints one JSON line.

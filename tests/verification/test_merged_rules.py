@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from gptoss_ft.publishing.merged_rules import config_problems, loading_problems, surroundings_problems
+from gptoss_ft.verification.merged_rules import config_problems, loading_problems, surroundings_problems
 
 
 @pytest.fixture

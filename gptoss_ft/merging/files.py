@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptoss_ft.publishing.stock_model import read_config
+from gptoss_ft.merging.stock_model import read_config
 from gptoss_ft.reporting.files import write_json
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gptoss_ft.errors import ExportError, MachineError, OutputError
-from gptoss_ft.publishing import merge as merging
-from gptoss_ft.publishing.merge import MergeResult, merge
+from gptoss_ft.merging import merge as merging
+from gptoss_ft.merging.merge import MergeResult, merge
 from gptoss_ft.runtime import stock_environment
 
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]

@@ -1,4 +1,4 @@
-"""One side of a verification, in a process of its own: `python -m gptoss_ft.publishing.probe SIDE FOLDER`.
+"""One side of a verification, in a process of its own: `python -m gptoss_ft.verification.probe SIDE FOLDER`.
 
 SIDE `trained` loads the model as training does and leaves in FOLDER prompts.json (token ids), logits-N.npy (float32
 [positions, vocabulary], of the last positions of prompt N) and trained.json; where it is asked to, it writes the
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from gptoss_ft.config import find_job_file, load_job_config
 from gptoss_ft.errors import ExportError, JobError
-from gptoss_ft.publishing.logit_comparison import Difference, compare
-from gptoss_ft.publishing.merged_rules import config_problems, loading_problems, surroundings_problems
 from gptoss_ft.reporting.console import make_console
 from gptoss_ft.reporting.files import write_json
 from gptoss_ft.runtime import GIB
+from gptoss_ft.verification.logit_comparison import Difference, compare
+from gptoss_ft.verification.merged_rules import config_problems, loading_problems, surroundings_problems
 
 if TYPE_CHECKING:
     import torch
@@ -38,15 +38,15 @@ def ask_trained(folder: Path, request: dict[str, Any]) -> None:
     """Load the trained model through Unsloth and write prompts, logits and what it is computed in."""
     import numpy as np
 
-    from gptoss_ft.publishing.probe_prompts import make_prompts
     from gptoss_ft.subject import Subject, in_memory
+    from gptoss_ft.verification.prompts import make_prompts
 
     loaded = load_job_config(folder / "job.yaml", ())
     place = Path(request["folder"]) if request["folder"] else None
     own_data = place is not None and find_job_file(place) is not None
     with in_memory(Subject(request["kind"], request["name"], place, loaded), make_console()) as ready:
         # It imports peft, which Unsloth must come before.
-        from gptoss_ft.publishing.adapter import write_portable
+        from gptoss_ft.model.portable import write_portable
 
         prompts = make_prompts(loaded.job, ready.tokenizer, own_data)
         for number, ids in enumerate(prompts):

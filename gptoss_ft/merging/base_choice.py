@@ -9,8 +9,8 @@ from rich.console import Console
 
 from gptoss_ft.config import ModelSection
 from gptoss_ft.errors import SettingError
+from gptoss_ft.merging.stock_model import read_config
 from gptoss_ft.model.repository import MODEL_FILES, find_repository
-from gptoss_ft.publishing.stock_model import read_config
 from gptoss_ft.reporting.manifest import read_manifest
 from gptoss_ft.runtime import Device
 

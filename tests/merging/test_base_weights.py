@@ -12,8 +12,8 @@ from quantized_folders import mxfp4, split_4bit
 from safetensors.torch import load_file, save_file
 
 from gptoss_ft.errors import DataError, ExportError
-from gptoss_ft.publishing.base_weights import BaseWeights, Place, stock_place
-from gptoss_ft.publishing.stock_model import stock_model
+from gptoss_ft.merging.base_weights import BaseWeights, Place, stock_place
+from gptoss_ft.merging.stock_model import stock_model
 from gptoss_ft.runtime import stock_environment
 
 CPU = torch.device("cpu")

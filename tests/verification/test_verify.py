@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from gptoss_ft import job
 from gptoss_ft.config import load_job_config, write_job_file
 from gptoss_ft.errors import ExportError, MachineError
-from gptoss_ft.publishing import probe
-from gptoss_ft.publishing.logit_comparison import compare
-from gptoss_ft.publishing.probe_prompts import BUILT_IN, make_prompts
-from gptoss_ft.publishing.verify import SAME_SUMS, Tolerance, Verification, read_found, rounded, run_side, verify
 from gptoss_ft.reporting.console import make_console
 from gptoss_ft.runtime import fresh_environment
 from gptoss_ft.subject import Subject, find_subject
+from gptoss_ft.verification import probe
+from gptoss_ft.verification.logit_comparison import compare
+from gptoss_ft.verification.prompts import BUILT_IN, make_prompts
+from gptoss_ft.verification.verify import SAME_SUMS, Tolerance, Verification, read_found, rounded, run_side, verify
 
 JOB = """
 model: {name: tiny/gpt-oss, max_seq_length: 256, load_in_4bit: false, dtype: float32, device: cpu}

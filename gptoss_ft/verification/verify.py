@@ -26,11 +26,11 @@ from rich.console import Console
 from gptoss_ft import errors
 from gptoss_ft.config import write_job_file
 from gptoss_ft.errors import ExportError, JobError, MachineError
-from gptoss_ft.publishing import probe
 from gptoss_ft.reporting.console import duration, show_section
 from gptoss_ft.reporting.files import write_json
 from gptoss_ft.runtime import cache_folder, fresh_environment
 from gptoss_ft.subject import Subject
+from gptoss_ft.verification import probe
 
 VERIFICATION = "verification.json"
 

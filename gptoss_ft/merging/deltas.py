@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from gptoss_ft.errors import ExportError
-from gptoss_ft.publishing.adapter_places import Change, LowRank, place_tensors, read_settings
-from gptoss_ft.publishing.stock_model import StockModel
+from gptoss_ft.merging.adapter_places import Change, LowRank, place_tensors, read_settings
+from gptoss_ft.merging.stock_model import StockModel
 
 WEIGHTS = "adapter_model.safetensors"
 

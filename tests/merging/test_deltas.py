@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from split_gpt_oss import split_adapter_model
 
 from gptoss_ft.errors import ExportError
+from gptoss_ft.merging.base_weights import BaseWeights, stock_place
+from gptoss_ft.merging.deltas import Deltas
+from gptoss_ft.merging.stock_model import StockModel, stock_model
 from gptoss_ft.model.adapter_layout import to_portable
-from gptoss_ft.publishing.base_weights import BaseWeights, stock_place
-from gptoss_ft.publishing.deltas import Deltas
-from gptoss_ft.publishing.stock_model import StockModel, stock_model
 
 CPU = torch.device("cpu")
 
