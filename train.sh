@@ -177,7 +177,7 @@ describe_run() { # fills `run`, the arguments of docker run up to the image, and
     done
     if [[ -t 0 && -t 1 ]]; then
         run+=(--interactive --tty --env TERM)
-    elif [[ -t 0 || -p /dev/stdin ]]; then
+    elif [[ -t 0 || -p /dev/stdin || -f /dev/stdin ]]; then
         run+=(--interactive)
     fi
 }

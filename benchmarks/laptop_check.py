@@ -33,6 +33,8 @@ RECIPE = REPOSITORY / "configs" / "laptop.yaml"
 DATA = "configs/data/one_line_summary.jsonl"
 LEAST_FALL = 1 / 3
 LEAST_WITH_HABIT = 9
+# Stands at the end of an answer that reached its longest length.
+CUT = "\n…"
 HABIT = re.compile(r"\nIn one line: [^\n]+$")
 QUESTIONS = (
     "What is a comet?",
@@ -98,7 +100,8 @@ class Runner:
             "--temperature", "0", "--max-new-tokens", "160", *overrides,
         )  # fmt: skip
         rows = read_rows(output)
-        return [row["answer"] if row["stop"] != "length" else "" for row in rows]
+        # One that was cut has no end to look at, and is still compared by its words.
+        return [(row["answer"] or "") + (CUT if row["stop"] == "length" else "") for row in rows]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -14,11 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from gptoss_ft.config import JobConfig, LoadedConfig, LoraSection, ModelSection, find_job_file, load_job_config
-from gptoss_ft.errors import DataError, OutputError, SettingError
+from gptoss_ft.config import (
+    JOB_FILE,
+    JobConfig,
+    LoadedConfig,
+    LoraSection,
+    ModelSection,
+    find_job_file,
+    load_job_config,
+)
+from gptoss_ft.errors import DataError, HubError, OutputError, SettingError
 from gptoss_ft.hub_errors import explained
+from gptoss_ft.model.repository import MODEL_FILES
 from gptoss_ft.reporting.console import quiet_libraries
-from gptoss_ft.reporting.manifest import read_manifest
 from gptoss_ft.reporting.output_folder import CHECKPOINT, FINAL_MODEL, MERGED_MODEL, folder_of
 from gptoss_ft.runtime import Device, cache_folder, find_device, import_unsloth, prepare_environment
 
@@ -67,10 +75,10 @@ class Subject:
 
     def beside(self, name: str) -> Path:
         """The folder `name` in the run that the adapter lies in; `SettingError` where it lies in none."""
-        run = self.require_adapter().absolute().parent
-        if read_manifest(run) is None:
+        run = self.require_adapter().parent
+        if not (run / JOB_FILE).is_file():
             raise SettingError(f"{self.name} is in no run's folder", "Say with --output where to write.")
-        return self.require_adapter().parent / name
+        return run / name
 
 
 @dataclass(frozen=True)
@@ -83,17 +91,17 @@ class Ready:
 
 
 def find_subject(model: str | None, config: Path | None, overrides: Sequence[str]) -> Subject:
-    """What `--model`, `--config` and `--set` mean together; None for a model is the config's final_model. Downloads an
-    adapter that is named by its hub id. Raises `JobError`."""
+    """What `--model`, `--config` and `--set` mean together; None for a model is the config's final_model. Downloads
+    what is named by its hub id, unless it is a base model. Raises `JobError`."""
     if model is None or model in ("base", FINAL_MODEL, MERGED_MODEL) or re.fullmatch(rf"{CHECKPOINT}\d+", model):
-        return _of_config(model or FINAL_MODEL, _load(config, overrides))
+        return _of_config(model or FINAL_MODEL, config, overrides)
     folder = Path(model).expanduser()
     if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        adapter = _downloaded_adapter(model)
-        if adapter is None:
+        downloaded = _downloaded(model)
+        if downloaded is None:
             loaded = _load(config, overrides)
             return Subject("base", model, None, _with_model(loaded, name=model, revision=None, adapter=None))
-        folder = adapter
+        folder = downloaded
     if not folder.is_dir():
         raise OutputError(
             f"there is no folder {model}",
@@ -107,27 +115,27 @@ def _load(config: Path | None, overrides: Sequence[str]) -> LoadedConfig:
     return load_job_config(config or (here if here.is_file() else PROJECT_CONFIG), overrides)
 
 
-def _of_config(model: str, loaded: LoadedConfig) -> Subject:
+def _of_config(model: str, config: Path | None, overrides: Sequence[str]) -> Subject:
+    """A model of the config's output folder; without `--config` the config only says which folder that is."""
+    loaded = _load(config, overrides)
+    run = folder_of(loaded.job)
     if model == "base":
+        own = find_job_file(run) if config is None else None
+        loaded = load_job_config(own, overrides) if own is not None else loaded
         return Subject("base", loaded.job.model.name, None, _with_model(loaded, adapter=None))
-    folder = folder_of(loaded.job) / model
-    if not folder.is_dir():
+    if not (run / model).is_dir():
         raise OutputError(
-            f"there is no {folder}", "Train first, or say with --model what to use.", key="training.output_dir"
+            f"there is no {run / model}", "Train first, or say with --model what to use.", key="training.output_dir"
         )
-    return _of_folder(str(folder), folder, None, (), loaded)
+    return _of_folder(str(run / model), run / model, config, overrides)
 
 
-def _of_folder(
-    name: str, folder: Path, config: Path | None, overrides: Sequence[str], loaded: LoadedConfig | None = None
-) -> Subject:
+def _of_folder(name: str, folder: Path, config: Path | None, overrides: Sequence[str]) -> Subject:
     job_file = find_job_file(folder)
-    if loaded is None:
-        loaded = _load(config or job_file, overrides)
+    loaded = _load(config or job_file, overrides)
     if (folder / ADAPTER_CONFIG).is_file():
-        if job_file is None:
-            lora = _lora_of(folder)
-            loaded = replace(loaded, job=loaded.job.model_copy(update={"lora": lora}))
+        lora = _lora_of(folder) if job_file is None else _own_lora(name, job_file, loaded)
+        loaded = replace(loaded, job=loaded.job.model_copy(update={"lora": lora}))
         return Subject("adapter", name, folder, _with_model(loaded, adapter=str(folder)))
     if (folder / "config.json").is_file():
         whole = _with_model(loaded, name=str(folder), revision=None, load_in_4bit=False, adapter=None)
@@ -138,6 +146,19 @@ def _of_folder(
     )
 
 
+def _own_lora(name: str, job_file: Path, loaded: LoadedConfig) -> LoraSection:
+    """The settings that the adapter was trained with. `SettingError` where the config in use is of another base."""
+    own, used = load_job_config(job_file).job, loaded.job.model.name
+    # What --set names was meant: a base model's folder may have moved.
+    if own.model.name != used and "model.name" not in loaded.source.overrides:
+        raise SettingError(
+            f"read {used}, but {name} was trained on {own.model.name}",
+            f"Leave --config out: {job_file} is the adapter's own.",
+            key="model.name",
+        )
+    return own.lora
+
+
 def _with_model(loaded: LoadedConfig, **changes: Any) -> LoadedConfig:
     model = loaded.job.model.model_copy(update=changes)
     return replace(loaded, job=loaded.job.model_copy(update={"model": model}))
@@ -145,35 +166,54 @@ def _with_model(loaded: LoadedConfig, **changes: Any) -> LoadedConfig:
 
 def _lora_of(folder: Path) -> LoraSection:
     """The settings of an adapter that came without a job.yaml, from its adapter_config.json."""
-    content = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    modules, parameters = content.get("target_modules") or [], content.get("target_parameters") or []
-    if isinstance(modules, str):
-        raise DataError(
-            f"{folder}/{ADAPTER_CONFIG} names its modules by a pattern", "Say with --config which job made it."
+    try:
+        content = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        kind, modules = content["peft_type"], content.get("target_modules") or []
+        parameters = content.get("target_parameters") or []
+        if kind != "LORA":
+            raise DataError(f"{folder} holds a {kind} adapter", "Name a LoRA adapter.")
+        if isinstance(modules, str):
+            raise DataError(
+                f"{folder}/{ADAPTER_CONFIG} names its modules by a pattern, so what it adapts cannot be told",
+                f"Put the job.yaml of the job that made it into {folder}.",
+            )
+        names = [*modules]
+        # Experts of every layer go by the names that every layout of them has.
+        if set(parameters) == {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}:
+            names, parameters = [*modules, "gate_proj", "up_proj", "down_proj"], []
+        return LoraSection(
+            r=content["r"],
+            alpha=int(content["lora_alpha"]),
+            bias=content.get("bias", "none"),
+            target_modules=names,
+            target_parameters=parameters or None,
+            use_rslora=content.get("use_rslora", False),
+            use_dora=content.get("use_dora", False),
+            modules_to_save=content.get("modules_to_save"),
         )
-    names = [*modules]
-    # Experts of every layer go by the names that every layout of them has.
-    if set(parameters) == {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}:
-        names, parameters = [*modules, "gate_proj", "up_proj", "down_proj"], []
-    return LoraSection(
-        r=content["r"],
-        alpha=content["lora_alpha"],
-        bias=content.get("bias", "none"),
-        target_modules=names,
-        target_parameters=parameters or None,
-        use_rslora=content.get("use_rslora", False),
-        use_dora=content.get("use_dora", False),
-        modules_to_save=content.get("modules_to_save"),
-    )
+    except (LookupError, TypeError, ValueError) as error:
+        # pydantic's ValidationError is a ValueError, and so is what json raises.
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{folder}/{ADAPTER_CONFIG} is not a LoRA adapter's that can be used here: {reason}",
+            f"Put the job.yaml of the job that made it into {folder}.",
+        ) from None
 
 
-def _downloaded_adapter(repo_id: str) -> Path | None:
-    """The folder of an adapter on the hub; None where the repository holds no adapter."""
+def _downloaded(repo_id: str) -> Path | None:
+    """The folder of an adapter or of a merged model on the hub, which both have a job.yaml or an adapter_config.json;
+    None where the repository holds a base model."""
+    prepare_environment()
     from huggingface_hub import snapshot_download
 
-    with explained(repo_id, "model.name"):
-        folder = Path(snapshot_download(repo_id, allow_patterns=["adapter_*", "*.json", "*.jinja", "job.yaml"]))
-    return folder if (folder / ADAPTER_CONFIG).is_file() else None
+    try:
+        with explained(repo_id, "model.name"):
+            words = Path(snapshot_download(repo_id, allow_patterns=["adapter_*", "*.json", "*.jinja", JOB_FILE]))
+            if (words / ADAPTER_CONFIG).is_file():
+                return words
+            return Path(snapshot_download(repo_id, **MODEL_FILES)) if (words / JOB_FILE).is_file() else None
+    except HubError as error:
+        raise HubError(f"{error.message}; and there is no folder {repo_id}", error.cure, error.key) from None
 
 
 @contextmanager

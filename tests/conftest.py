@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from gptoss_ft import runtime, tiny
 
@@ -58,6 +59,27 @@ def samples_folder() -> Path:
     if not folder:
         pytest.skip("GPTOSS_FT_SAMPLES_DIR is not set")
     return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def same_adapters_are_checked_once() -> Iterator[None]:
+    """Every run ends with a process that puts its adapter on the stock model, 5 s long; of adapters with the same
+    settings, names and shapes on the same config once is enough."""
+    from gptoss_ft.model import portable
+
+    check, seen = portable.check_portable, set[tuple[object, ...]]()
+
+    def check_once(folder: Path, config_folder: Path) -> None:
+        with safe_open(folder / portable.WEIGHTS, "pt") as file:
+            shapes = tuple((name, *file.get_slice(name).get_shape()) for name in sorted(file.keys()))
+        key = ((folder / portable.CONFIG).read_bytes(), (config_folder / "config.json").read_bytes(), shapes)
+        if key not in seen:
+            check(folder, config_folder)
+            seen.add(key)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(portable, "check_portable", check_once)
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

@@ -104,9 +104,12 @@ def gather(pieces: Sequence[Piece], text: str, prompt_tokens: int, new_tokens: i
     )
 
 
+OF_AN_ANSWER = {"effort", "analysis", "answer", "calls", "tokens", "stop", "commentary", "unread"}
+
+
 def row_of(question: Question, answer: Answer) -> dict[str, Any]:
-    """A line of output: what was asked, the effort where one was named, and the answer. What a data set's row also
-    calls `answer` gives way."""
+    """A line of output: what was asked, the effort where one was named, and the answer. What the row that was asked
+    also calls by one of these names gives way."""
     effort = question.conversation.effort
     said: dict[str, Any] = {} if effort is None else {"effort": effort}
     said |= {
@@ -120,4 +123,5 @@ def row_of(question: Question, answer: Answer) -> dict[str, Any]:
         said["commentary"] = answer.commentary
     if answer.unread is not None:
         said["unread"] = answer.unread
-    return {**question.given, **said}
+    given = {key: value for key, value in question.given.items() if key not in OF_AN_ANSWER}
+    return {**given, **said}

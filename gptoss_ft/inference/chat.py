@@ -23,7 +23,7 @@ HELP = """\
 /reset             forget the conversation
 /effort LEVEL      low, medium or high reasoning effort
 /system TEXT       another system message, and a new conversation
-/save FILE.json    write the conversation, as --messages reads it
+/save FILE.json    write the conversation; with a question added, --messages reads it
 /exit              end, as ctrl-D does; ctrl-C ends the present answer alone"""
 
 

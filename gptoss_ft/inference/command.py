@@ -1,7 +1,8 @@
 """The command `generate`: what is asked is read before the model is loaded, and answered after."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,10 +11,10 @@ from rich.console import Console
 
 from gptoss_ft.config import JobConfig
 from gptoss_ft.data.conversation import Effort
-from gptoss_ft.errors import ConfigError, OutputError, Problem
+from gptoss_ft.errors import ConfigError, Interrupted, Problem
 from gptoss_ft.inference.prompts import Question, ask, read_batch, read_messages_file
 from gptoss_ft.reporting.console import make_console
-from gptoss_ft.reporting.files import write_json_lines
+from gptoss_ft.reporting.files import refuse_unwritable, write_json_lines
 from gptoss_ft.subject import Subject, in_memory
 
 if TYPE_CHECKING:  # these import transformers, which Unsloth must come before
@@ -82,7 +83,8 @@ def _refused(message: str) -> ConfigError:
 def generate(subject: Subject, wanted: Wanted) -> None:
     """Load the model and answer. Raises `JobError`."""
     questions = read_questions(wanted)
-    _refuse_unwritable(wanted.output)
+    if wanted.output is not None:
+        refuse_unwritable(wanted.output)
     console = make_console()
     console.out(f"loading {subject.name}", style="dim", highlight=False)
     with in_memory(subject, console) as ready:
@@ -96,11 +98,6 @@ def generate(subject: Subject, wanted: Wanted) -> None:
             _chat(generator, sampling, wanted, console)
         else:
             _answer_all(generator, sampling, wanted, questions, console)
-
-
-def _refuse_unwritable(output: Path | None) -> None:
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise OutputError(f"{output} cannot be written", "Name a file in a folder that is there.")
 
 
 def _sampling(wanted: Wanted, job: JobConfig) -> "Sampling":
@@ -130,16 +127,39 @@ def _answer_all(
     if wanted.streams and len(asked) == 1:
         answers = [_streamed(generator, sampling, asked[0], console)]
     else:
-        answers, stats = _batched(generator, sampling, asked, wanted.batch_size, console)
+        with _keeping_what_was_answered(asked, wanted.output, console) as so_far:
+            answers, stats = _batched(generator, sampling, asked, wanted.batch_size, console, so_far)
         if wanted.output is None or len(questions) == 1:
             _show(console, answers, wanted)
         show_stats(console, stats, answers[0].stop if len(answers) == 1 else None)
     if wanted.output is not None:
-        from gptoss_ft.inference.answers import row_of
+        _write(wanted.output, zip(asked, answers, strict=True), console)
 
-        rows = [row_of(question, answer) for question, answer in zip(asked, answers, strict=True)]
-        write_json_lines(wanted.output, rows)
-        console.out(f"{len(rows):,} answers are in {wanted.output}", highlight=False)
+
+def _write(output: Path, answered: "Iterable[tuple[Question, Answer]]", console: Console) -> None:
+    from gptoss_ft.inference.answers import row_of
+
+    rows = [row_of(question, answer) for question, answer in answered]
+    write_json_lines(output, rows)
+    console.out(f"{len(rows):,} answers are in {output}", highlight=False)
+
+
+@contextmanager
+def _keeping_what_was_answered(
+    asked: Sequence[Question], output: Path | None, console: Console
+) -> "Iterator[dict[int, Answer]]":
+    """A place for answers as they come; what ends them early leaves in `output` those that are there."""
+    so_far: dict[int, Answer] = {}
+    try:
+        yield so_far
+    except BaseException as error:
+        if output is not None and so_far:
+            _write(output, ((asked[at], so_far[at]) for at in sorted(so_far)), console)
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(
+                f"after {len(so_far):,} of {len(asked):,} answers", "The same command begins anew."
+            ) from None
+        raise
 
 
 def _streamed(generator: "Generator", sampling: "Sampling", question: Question, console: Console) -> "Answer":
@@ -154,7 +174,12 @@ def _streamed(generator: "Generator", sampling: "Sampling", question: Question, 
 
 
 def _batched(
-    generator: "Generator", sampling: "Sampling", questions: Sequence[Question], batch_size: int, console: Console
+    generator: "Generator",
+    sampling: "Sampling",
+    questions: Sequence[Question],
+    batch_size: int,
+    console: Console,
+    so_far: "dict[int, Answer]",
 ) -> "tuple[list[Answer], GenerationStats]":
     def progress(done: int, stats: "GenerationStats") -> None:
         if len(questions) > batch_size:
@@ -162,7 +187,7 @@ def _batched(
                 f"  answered {done:,} of {len(questions):,}, {stats.tokens_per_second:,.1f} tokens/s", highlight=False
             )
 
-    return generator.answer(questions, sampling, batch_size, progress=progress)
+    return generator.answer(questions, sampling, batch_size, progress=progress, so_far=so_far)
 
 
 def _show(console: Console, answers: "Sequence[Answer]", wanted: Wanted) -> None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from gptoss_ft.data.entries import open_entries
 from gptoss_ft.data.intake import check_first_rows
-from gptoss_ft.errors import ExportError, OutputError
+from gptoss_ft.errors import ExportError
 from gptoss_ft.reporting import narration
 from gptoss_ft.reporting.console import make_console
 from gptoss_ft.reporting.evaluation_report import EVALUATION, EvaluationReport, show_evaluation
-from gptoss_ft.reporting.files import write_json
+from gptoss_ft.reporting.files import refuse_unwritable, write_json
 from gptoss_ft.runtime import fresh_environment, prepare_environment
 from gptoss_ft.subject import Subject, in_memory
 
@@ -29,8 +29,8 @@ def evaluate(subject: Subject, split: "Split", max_samples: int | None, output: 
     """Measure a model on the samples of its job, all or the first `max_samples`; show the table, and write it to the
     JSON file `output`. Raises `JobError`."""
     console = make_console()
-    if output is not None and not output.absolute().parent.is_dir():
-        raise OutputError(f"there is no folder {output.parent}", "Name a file in a folder that is there.")
+    if output is not None:
+        refuse_unwritable(output)
     prepare_environment()
     entries = open_entries(subject.job)
     check_first_rows(entries)
@@ -47,10 +47,7 @@ def evaluate(subject: Subject, split: "Split", max_samples: int | None, output: 
         report = evaluate_split(ready.model, ready.tokenizer, data, subject.job, subject.name, split, max_samples)
     show_evaluation(console, report)
     if output is not None:
-        try:
-            write_json(output, report.as_facts())
-        except OSError as error:
-            raise OutputError(f"{output} cannot be written: {error.strerror}", "Name another file.") from None
+        write_json(output, report.as_facts())
     return report
 
 

@@ -67,12 +67,14 @@ class Generator:
         batch_size: int = 8,
         watch: Watcher | None = None,
         progress: Callable[[int, GenerationStats], None] | None = None,
+        so_far: dict[int, Answer] | None = None,
     ) -> tuple[list[Answer], GenerationStats]:
         """The answers in the order of the questions, which are answered `batch_size` at once, the longest first.
 
-        `watch` sees the tokens of a single question as they come, and can end all of it; `progress` is told after each
-        batch how many are answered. Raises `SettingError` where a prompt and its answer are too long for the model,
-        `MachineError` when the GPU's memory runs out.
+        `so_far` gets each answer by its question's position as it comes. `watch` sees the tokens of a single question
+        as they come, and can end all of it; `progress` is told after each batch how many are answered. Raises
+        `SettingError` where a prompt and its answer are too long for the model, `MachineError` when the GPU's memory
+        runs out.
         """
         watch = watch or Watcher()
         prompts = [self.prompt(question) for question in questions]
@@ -80,7 +82,7 @@ class Generator:
             self._refuse_too_long(question, len(prompt), sampling)
         # The longest first: what does not fit in memory does not fit at once.
         order = sorted(range(len(prompts)), key=lambda at: -len(prompts[at]))
-        answers: dict[int, Answer] = {}
+        answers: dict[int, Answer] = {} if so_far is None else so_far
         with _seeded(sampling.seed):
             watch.start()
             for start in range(0, len(order), batch_size):
@@ -121,7 +123,8 @@ class Generator:
         except torch.OutOfMemoryError as error:
             raise MachineError(
                 f"the GPU's memory ran out while answering: {str(error).splitlines()[0]}",
-                "Lower --batch-size or --max-new-tokens.",
+                "Lower --batch-size or --max-new-tokens; for the questions of a run set RUN_EVALUATION=false, or lower "
+                "evaluation.max_new_tokens.",
             ) from None
         return [self._through_stop(row) for row in made[:, width:].tolist()]
 

@@ -59,7 +59,10 @@ class HarmonyStream:
             return self._unread(self._raw.finish())
         if self._parser.in_header:
             return [*self._break(), *self._unread(self._raw.finish())] if self._header else []
-        return self._parser.finish()
+        try:
+            return self._parser.finish()
+        except Unreadable:
+            return self._break()
 
     def _break(self) -> list[Piece]:
         self._is_broken = True

@@ -50,6 +50,8 @@ def read_messages_file(path: Path, system: str | None = None) -> Question:
         content = json.loads(_text_of(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: is not JSON: {error.msg}", _CURE.format("the file")) from None
+    except RecursionError:
+        raise DataError(f"{path}: is JSON nested too deep", _CURE.format("the file")) from None
     given = content if isinstance(content, dict) else {"messages": content}
     return _read(given, system, f"{path}:1")
 

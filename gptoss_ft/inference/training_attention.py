@@ -14,7 +14,7 @@ ZOO_MODULE = "unsloth_zoo.temporary_patches.gpt_oss"
 # The zoo sets it where it has put flex attention into gpt-oss: on a GPU, unless that is switched off.
 ZOO_FLAG = "_GPT_OSS_FLEX_SINK_ATTENTION_INSTALLED"
 # The modules whose own `training` decides: which mask is made, which attention runs, and which kernels the experts use.
-DECIDING = ("GptOssModel", "GptOssAttention", "GptOssExperts")
+DECIDING = ("GptOssModel", "GptOssAttention", "GptOssExperts", "GptOssExpertsBnb4bit")
 # Side of a block of flex attention's mask, to whose multiples training pads, too.
 BLOCK = 128
 

@@ -46,14 +46,18 @@ def choose_base(model: ModelSection, adapter: Path, base: Base, device: Device, 
         return _original(model, console)
     trained = _manifest_of(adapter)
     repository = find_repository(model)
-    revision = model.revision
+    section = model.model_copy(update={"adapter": None})
+    commit = None
     if trained.get("repository") == repository:
         # What the name stands for may have changed since.
-        revision = revision or trained.get("commit")
-    section = model.model_copy(update={"adapter": None, "revision": revision})
-    folder = _fetched(section, repository, console)
+        commit = model.revision or trained.get("commit")
+        if repository == model.name:  # a revision is of the repository that is named
+            section = section.model_copy(update={"revision": commit})
+    folder = _fetched(section.model_copy(update={"revision": commit or model.revision}), repository, console)
     stored = _quantization(folder)
-    words = f"{repository}, which it was trained on"
+    recorded = trained.get("repository", repository)
+    replaced = f"in the place of {recorded}, " if recorded != repository else ""
+    words = f"{repository}, {replaced}which it was trained on"
     if stored is not None:
         return BaseChoice(folder, section, None, f"{words}, dequantized from {stored}")
     # A checkpoint whose name says it is 16-bit is not quantized from the hub (Unsloth 2026.10.9, models/loader.py).
@@ -67,6 +71,8 @@ def choose_base(model: ModelSection, adapter: Path, base: Base, device: Device, 
 def _original(model: ModelSection, console: Console) -> BaseChoice:
     section = model.model_copy(update={"load_in_4bit": False, "revision": None, "adapter": None})
     repository = find_repository(section)
+    if repository == model.name:
+        section = section.model_copy(update={"revision": model.revision})
     folder = _fetched(section, repository, console)
     stored = _quantization(folder)
     if stored not in (None, "mxfp4"):
@@ -93,6 +99,7 @@ def _manifest_of(adapter: Path) -> dict[str, Any]:
 
 
 def _fetched(section: ModelSection, repository: str, console: Console) -> Path:
+    """The folder of `repository` at the section's revision."""
     from gptoss_ft.model.loading import fetch
 
     fetch(section, repository, console)

@@ -45,7 +45,7 @@ def load_base(config: ModelSection, repository: str, device: Device, training: T
     import torch
     from unsloth import FastLanguageModel
 
-    _refuse_impossible(config, device)
+    refuse_impossible(config, device)
     hold_mxfp4_packed(config.load_in_4bit)
     with explained(repository, "model.name"), _load_reports() as reports:
         try:
@@ -86,7 +86,8 @@ def load_base(config: ModelSection, repository: str, device: Device, training: T
     return model
 
 
-def _refuse_impossible(config: ModelSection, device: Device) -> None:
+def refuse_impossible(config: ModelSection, device: Device) -> None:
+    """Raise `SettingError` for a setting that no model can be loaded with on `device`."""
     if device.kind == "cpu" and config.load_in_4bit:
         raise SettingError(
             "4-bit weights need an NVIDIA GPU, and the job runs on the CPU",

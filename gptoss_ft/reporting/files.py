@@ -1,11 +1,14 @@
 """Writing small files so that a reader never sees half of one."""
 
+import errno
 import json
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from gptoss_ft.errors import OutputError
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -18,8 +21,24 @@ def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
     _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Raise `OutputError` unless a file `path` can be written; found out before the work whose result it is to hold."""
+    beside = _beside(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        beside.touch()
+        beside.unlink()
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}", "Name a file in a folder of yours.") from None
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
 def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = _beside(path)
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)
 

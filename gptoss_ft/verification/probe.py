@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptoss_ft.config import find_job_file, load_job_config
-from gptoss_ft.errors import ExportError, JobError
+from gptoss_ft.errors import ExportError, JobError, MachineError, is_disk_full
 from gptoss_ft.reporting.console import make_console
 from gptoss_ft.reporting.files import write_json
-from gptoss_ft.runtime import GIB
 from gptoss_ft.verification.logit_comparison import Difference, compare
 from gptoss_ft.verification.merged_rules import config_problems, loading_problems, surroundings_problems
+from gptoss_ft.verification.placement import placement
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +29,6 @@ REQUEST, PROMPTS, TRAINED, EXPORTED, REFUSED = (
 NAMES = {"merged": "the merged model", "adapter": "the base model of the adapter"}
 # Positions at the end of each prompt whose logits are compared: 8 prompts of gpt-oss's make 100 MB.
 POSITIONS = 16
-# Beside the weights: activations, and the logits of a whole prompt.
-GPU_MARGIN_GIB = 3
-CPU_MARGIN_GIB = 2
 
 
 def ask_trained(folder: Path, request: dict[str, Any]) -> None:
@@ -103,7 +100,8 @@ def ask_exported(folder: Path, request: dict[str, Any]) -> None:
 
 def _load_exported(folder: Path, request: dict[str, Any], trained: dict[str, Any]) -> tuple[Any, list[str]]:
     """The exported model, and what its loading reported. A merged model is loaded in its own dtype, an adapter's base
-    in the one that the adapter was trained with. `ExportError` where stock libraries do not load it."""
+    in the one that the adapter was trained with. `ExportError` where stock libraries do not load it, `MachineError`
+    where it does not fit."""
     import torch
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -113,7 +111,7 @@ def _load_exported(folder: Path, request: dict[str, Any], trained: dict[str, Any
     try:
         config = AutoConfig.from_pretrained(whole, trust_remote_code=False)
         dtype = getattr(torch, trained["dtype"]) if is_adapter else config.dtype or torch.float32
-        options = _placement(_elements(whole) * dtype.itemsize, trained["device"], folder)
+        options = placement(_elements(whole) * dtype.itemsize, trained["device"], folder / "offload")
         if config.model_type == "gpt_oss":
             options["attn_implementation"] = "eager"  # the others leave its sinks out
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -123,6 +121,8 @@ def _load_exported(folder: Path, request: dict[str, Any], trained: dict[str, Any
         if is_adapter:
             model = PeftModel.from_pretrained(model, request["exported"])
     except Exception as error:  # whatever a library makes of a file that is wrong
+        if short := too_small(error):
+            raise short from error
         words = " ".join(str(error).split())
         raise ExportError(f"stock transformers does not load it: {type(error).__name__}: {words}") from error
     return model, loading_problems(report)
@@ -142,22 +142,6 @@ def _elements(whole: Path) -> int:
     return count
 
 
-def _placement(size: int, device: str, folder: Path) -> dict[str, Any]:
-    """Where `size` bytes of weights go: the GPU, else memory, else as much as fits with the rest on disk."""
-    import torch
-
-    if device == "cuda" and size + GPU_MARGIN_GIB * GIB < torch.cuda.mem_get_info()[0]:
-        return {"device_map": {"": 0}}
-    if size + CPU_MARGIN_GIB * GIB < _available_memory():
-        return {}
-    return {"device_map": "auto", "offload_folder": str(folder / "offload")}
-
-
-def _available_memory() -> int:
-    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-
-
 def _compare(folder: Path, model: Any, prompts: list[list[int]]) -> Difference:
     """The trained model's logits, as they lie in `folder`, against those of `model`."""
     import numpy as np
@@ -169,15 +153,42 @@ def _compare(folder: Path, model: Any, prompts: list[list[int]]) -> Difference:
     return compare(pairs)
 
 
+def too_small(error: Exception) -> MachineError | None:
+    """What a library's exception means where memory or disk were too little for the model; None for any other."""
+    words = " ".join(str(error).split())
+    if is_disk_full(error):
+        cure = "Make space where temporary files go (TMPDIR)"
+    # torch.OutOfMemoryError is of the GPU alone; the words are those of its allocator for the CPU.
+    elif (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "out of memory" in words
+        or "DefaultCPUAllocator" in words
+    ):
+        cure = "Close other programs, or use a machine with more memory"
+    else:
+        return None
+    found = f"{type(error).__name__}: {words}"
+    return MachineError(f"there is too little room to verify the model: {found}", f"{cure}; then repeat the command.")
+
+
 def main(side: str, folder: Path) -> int:
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     try:
         (ask_trained if side == "trained" else ask_exported)(folder, request)
     except JobError as error:
-        words = {"message": error.message, "cure": error.cure, "key": error.key}
-        write_json(folder / REFUSED, {"kind": type(error).__name__, **words})
-        return int(error.exit_code)
+        return _refuse(folder, error)
+    except Exception as error:
+        if short := too_small(error):
+            return _refuse(folder, short)
+        raise
     return 0
+
+
+def _refuse(folder: Path, error: JobError) -> int:
+    words = {"message": error.message, "cure": error.cure, "key": error.key}
+    write_json(folder / REFUSED, {"kind": type(error).__name__, **words})
+    return int(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def test_mxfp4_stays_packed_only_where_4_bits_are_wanted(
         return None, None
 
     # A CPU cannot load 4 bits, and what is asked here is what it would be told.
-    monkeypatch.setattr(loading, "_refuse_impossible", lambda config, device: None)
+    monkeypatch.setattr(loading, "refuse_impossible", lambda config, device: None)
     monkeypatch.setattr(FastLanguageModel, "from_pretrained", load_nothing)
     loading.load_base(ModelSection(load_in_4bit=in_4bit), str(tiny_gpt_oss), device, TrainingSection())
     assert said == ["1" if in_4bit else "0"]

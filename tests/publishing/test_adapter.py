@@ -15,13 +15,13 @@ from stock_logits import stock_logits
 from gptoss_ft import finetuning, job
 from gptoss_ft.config import LoraSection, ModelSection, TrainingSection, load_job_config
 from gptoss_ft.errors import ExportError, SettingError
+from gptoss_ft.model import portable as writing
 from gptoss_ft.model.adapter_config import portable_config
 from gptoss_ft.model.adapter_layout import to_layout_of, to_portable
 from gptoss_ft.model.loading import load_base
 from gptoss_ft.model.lora import attach, load_existing
 from gptoss_ft.model.portable import write_portable
 from gptoss_ft.model.portable_check import check_portable, compare
-from gptoss_ft.publishing import adapter
 from gptoss_ft.runtime import Device
 
 TINY = ModelSection(name="tiny/gpt-oss", load_in_4bit=False, dtype="float32", max_seq_length=64)
@@ -179,7 +179,7 @@ def test_every_kind_of_adapter_is_whole(
     torch.manual_seed(3)
     # The comparison without its process, which takes seconds; stock PEFT comes at the end.
     found: list[dict[str, list[str]]] = []
-    monkeypatch.setattr(adapter, "check_portable", lambda *folders: found.append(compare(*folders)))
+    monkeypatch.setattr(writing, "check_portable", lambda *folders: found.append(compare(*folders)))
     trained, without = [], []
     for name, lora in KINDS.items():
         model = adapted(TINY, tiny_gpt_oss, device, **lora)
@@ -271,7 +271,7 @@ def test_what_peft_refuses_is_an_export_error_with_its_words(
 def test_nothing_that_looks_finished_is_left(
     run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(adapter, "to_portable", lambda weights: dict(list(to_portable(weights).items())[1:]))
+    monkeypatch.setattr(writing, "to_portable", lambda weights: dict(list(to_portable(weights).items())[1:]))
     with pytest.raises(ExportError, match=r"not one for the stock model: missing \S+q_proj.lora_A.weight and 0 more"):
         run()
     left = {path.name for path in Path("outputs/run").rglob("*") if "checkpoint-" not in str(path)}

@@ -158,6 +158,18 @@ def test_what_is_piped_in_reaches_the_job(machine: Machine) -> None:
     assert machine.noted("stdin") == ["a prompt"]
 
 
+def test_what_is_redirected_from_a_file_reaches_the_job(machine: Machine) -> None:
+    question = machine.here / "question.txt"
+    question.write_text("a prompt\n")
+    with question.open() as stdin:
+        subprocess.run(
+            machine.command("train.sh", "generate"), cwd=machine.here, env=machine.environment(), stdin=stdin,
+            capture_output=True, timeout=60, check=True,
+        )  # fmt: skip
+    assert "--interactive" in machine.noted("run")
+    assert machine.noted("stdin") == ["a prompt"]
+
+
 def test_a_closed_standard_input_is_an_empty_one(machine: Machine) -> None:
     script = machine.project / "train.sh"
     answer = subprocess.run(
