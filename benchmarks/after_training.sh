@@ -11,12 +11,13 @@
 # Environment: STAGES, which of train evaluate generate merge export check to run (default: all)
 #              LOGS, a folder for what each stage says (default: WORK_DIR/logs)
 set -uo pipefail
-tokenizer=$(realpath "$1") rows=$(realpath "$2") work=$3 layers=$4
+mkdir -p "$3" "${LOGS:-$3/logs}" || exit
+tokenizer=$(realpath "$1") rows=$(realpath "$2") work=$(realpath "$3") logs=$(realpath "${LOGS:-$3/logs}") layers=$4
 shift 4
 code=$(dirname "$(dirname "$(readlink -f "$0")")")
-model=$work/gpt-oss-$layers logs=${LOGS:-$work/logs}
+model=$work/gpt-oss-$layers
 export GPTOSS_FT_CACHE=$work/cache GPTOSS_FT_OUTPUT_ROOT=$work/outputs HF_HUB_OFFLINE=1
-mkdir -p "$work/outputs" "$logs"
+mkdir -p "$work/outputs"
 cd "$work" || exit
 job=(--config "$code/config.yaml" --set "model.name=$model" --set "dataset.path=$rows" --set dataset.eval_fraction=0.2
     --set training.max_steps=6 --set training.save_steps=6 --set training.output_dir=chain

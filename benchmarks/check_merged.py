@@ -89,8 +89,11 @@ def compared(base: Tensors, adapter: Tensors, merged: Tensors, layer: int, scali
 def report(name: str, held: torch.Tensor, wanted: torch.Tensor) -> dict[str, Any]:
     """How far `held` is from `wanted` (float32) rounded once to the dtype of `held`."""
     rounded = wanted.to(held.dtype)
-    ulp = torch.finfo(held.dtype).eps * wanted.abs().clamp(min=torch.finfo(held.dtype).tiny)
-    apart = (held.float() - rounded.float()).abs() / ulp
+    limits = torch.finfo(held.dtype)
+    # |x| is 2 to the exponent times a mantissa from 1/2 to 1, so its binade begins at half that power.
+    exponents = torch.frexp(rounded.float().abs().clamp(min=limits.tiny)).exponent
+    spacing = torch.ldexp(torch.full_like(exponents, limits.eps, dtype=torch.float64), exponents - 1)
+    apart = (held.double() - rounded.double()).abs() / spacing
     change = float((wanted - held.float()).abs().max())
     return {
         "name": name,

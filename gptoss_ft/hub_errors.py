@@ -2,6 +2,7 @@
 
 import errno
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +26,8 @@ def redacted(text: str) -> str:
 def explained(name: str, key: str) -> Iterator[None]:
     """Turn what libraries raise while they fetch or open `name` (given by config key `key`) into a `JobError`.
 
-    An exception that is not about the hub, the network or what the repository holds passes through.
+    An exception that is not about the hub, the network or what the repository holds passes through. No traceback of
+    what leaves here shows a token.
     """
     try:
         yield
@@ -34,11 +36,19 @@ def explained(name: str, key: str) -> Iterator[None]:
     except Exception as error:
         found = _explain(error, name, key)
         if found is not None:
-            raise found from error
-        if redacted(str(error)) != str(error):
-            # Its traceback would show the token: an address or a header that holds it.
+            raise found from (None if _shows_token(error) else error)
+        if _shows_token(error, chain=False):
+            # An address or a header that holds it.
             raise HubError(f"{name}: {redacted(str(error))}", "Set HF_TOKEN alone to the token.", key) from None
+        if _shows_token(error):
+            raise error from None
         raise
+
+
+def _shows_token(error: Exception, chain: bool = True) -> bool:
+    """Whether a token is in the traceback of `error`, or with `chain` in one of its causes."""
+    shown = "".join(traceback.format_exception(error, chain=chain))
+    return redacted(shown) != shown
 
 
 def _explain(error: BaseException, name: str, key: str) -> JobError | None:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from gptoss_ft.errors import ExportError
+from gptoss_ft.errors import DataError, ExportError
 from gptoss_ft.merging.base_weights import Place, some, stock_place
 from gptoss_ft.merging.stock_model import Shape, StockModel
 
 T = TypeVar("T")
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
+WHOLE_ADAPTER = "Copy or download the adapter again, or name another with --model."
 _PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.weight)?")
 
 
@@ -52,8 +53,14 @@ class Change:
 
 
 def read_settings(folder: Path) -> Settings:
-    """From adapter_config.json. `ExportError` for an adapter whose sum is formed in a way that is not computed here."""
-    config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    """From adapter_config.json. `DataError` where it cannot be read, `ExportError` for an adapter whose sum is formed
+    in a way that is not computed here."""
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        r, alpha = int(config["r"]), float(config["lora_alpha"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{folder / CONFIG} is not one of a LoRA adapter: {reason}", WHOLE_ADAPTER) from None
     other = [key for key in ("rank_pattern", "alpha_pattern", "fan_in_fan_out", "layer_replication") if config.get(key)]
     # Unsloth's word for its own packing of fused experts (unsloth#6930); its default is PEFT's.
     if config.get("lora_B_layout", "rank_major") != "rank_major":
@@ -61,7 +68,6 @@ def read_settings(folder: Path) -> Settings:
     if config.get("peft_type") != "LORA" or other:
         what = ", ".join(other) or f"peft_type {config.get('peft_type')}"
         raise ExportError(f"{folder} is an adapter of a kind that is not merged here: {what}", "Merge it with PEFT.")
-    r, alpha = config["r"], config["lora_alpha"]
     return Settings(r, alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r)
 
 

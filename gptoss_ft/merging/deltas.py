@@ -11,25 +11,42 @@ from typing import Any
 
 import torch
 
-from gptoss_ft.errors import ExportError
-from gptoss_ft.merging.adapter_places import Change, LowRank, place_tensors, read_settings
+from gptoss_ft.errors import DataError, ExportError
+from gptoss_ft.merging.adapter_places import WHOLE_ADAPTER, Change, LowRank, Settings, place_tensors, read_settings
 from gptoss_ft.merging.stock_model import StockModel
 
 WEIGHTS = "adapter_model.safetensors"
+PICKLED = "adapter_model.bin"
+
+
+def open_adapter(folder: Path) -> tuple[Any, Settings]:
+    """safetensors' handle of the adapter in `folder`, and its settings. `DataError` where it is broken or pickled, and
+    `ExportError` for one of a kind that is not merged here."""
+    from safetensors import SafetensorError, safe_open
+
+    settings = read_settings(folder)
+    if not (folder / WEIGHTS).is_file() and (folder / PICKLED).is_file():
+        raise DataError(
+            f"{folder} holds its weights as {PICKLED}, which is not merged",
+            "Write it as safetensors first, with `export --format portable-adapter`, and merge what that wrote.",
+        )
+    try:
+        return safe_open(folder / WEIGHTS, framework="pt"), settings
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{folder / WEIGHTS} cannot be read: {reason}", WHOLE_ADAPTER) from None
 
 
 class Deltas:
-    """The adapter in `folder`, for the model `stock`. Raises `ExportError` for a tensor that has no place there.
+    """The adapter in `folder`, for the model `stock`. Raises `ExportError` for a tensor that has no place there, and
+    what `open_adapter` raises.
 
     Sums are computed in float32 on `device`.
     """
 
     def __init__(self, folder: Path, stock: StockModel, device: torch.device) -> None:
-        from safetensors import safe_open
-
         self._stock, self._device = stock, device
-        file: Any = safe_open(folder / WEIGHTS, framework="pt")
-        self._r, self._scaling = read_settings(folder)
+        file, (self._r, self._scaling) = open_adapter(folder)
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
         self._file = file
         self._changes = place_tensors(shapes, stock, self._r)

@@ -7,13 +7,11 @@ merge is asked for again. The output has its name only once all of it is there a
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from gptoss_ft.errors import ExportError, MachineError, OutputError
 from gptoss_ft.merging.adapter_places import CONFIG
@@ -23,6 +21,7 @@ from gptoss_ft.merging.files import write_model_files
 from gptoss_ft.merging.plan import STATE, Shard, fingerprint, is_whole, plan_shards
 from gptoss_ft.merging.stock_model import Shape, StockModel, stock_model
 from gptoss_ft.reporting.files import follow_umask, write_json
+from gptoss_ft.reporting.only_writer import only_writer
 from gptoss_ft.runtime import GIB, free_gib, peak_resident_gib
 
 # Told after each shard, of shards and of bytes: how many are there, and how many in all.
@@ -53,16 +52,19 @@ def merge(
     progress: Progress,
     finish: Callable[[Path], None] | None = None,
     overwrite: bool = False,
+    option: str = "--output",
 ) -> MergeResult:
     """Write the model of the checkpoint folder `base` to `output`, in `dtype`, with the adapter in `adapter` folded in;
     without one its weights alone, dequantized.
 
     `quantized_as` is the compute dtype of a run that quantized a 16-bit base to 4 bits while it loaded it. `device`
     does the sums; at most one shard is in memory. `finish` is called with the whole folder before it gets its name;
-    when it raises `ExportError`, nothing is kept. Raises `JobError`; what an interruption leaves is gone on from.
+    when it raises `ExportError`, nothing is kept. `option` is what chose `output`. Raises `JobError`; what that or an
+    interruption leaves is gone on from.
     """
     started = time.monotonic()
-    with _claimed(output, [base, *([adapter] if adapter else [])], overwrite):
+    with only_writer(output, option):
+        refuse_existing(output, [base, *([adapter] if adapter else [])], overwrite)
         stock = stock_model(base)
         weights = BaseWeights(base, stock, device, quantized_as)
         deltas = Deltas(adapter, stock, device) if adapter else None
@@ -73,7 +75,7 @@ def merge(
         mark = fingerprint(adapter_files, [base / "config.json", *weights.files], options)
         partial = _partial_folder(output, mark)
         missing = [shard for shard in shards if not is_whole(partial / shard.file, shard)]
-        _refuse_full_disk(output, missing)
+        _refuse_full_disk(output, missing, option)
         write_shards(partial, shards, missing, weights, deltas, dtype, progress)
         write_model_files(partial, base, adapter, stock.architecture, dtype, untied)
         seconds = time.monotonic() - started
@@ -126,24 +128,6 @@ def _shapes_to_write(stock: StockModel, untied: bool) -> dict[str, Shape]:
     return {name: shape for name, shape in stock.shapes.items() if untied or name not in stock.tied}
 
 
-@contextmanager
-def _claimed(output: Path, sources: Sequence[Path], overwrite: bool) -> Iterator[None]:
-    """`output` can be written, and no other process writes to it for as long as this lasts."""
-    lock = FileLock(output.with_name(f".{output.name}.lock"), timeout=0)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise OutputError(
-            f"another process is writing to {output}", "Wait for it, or choose another --output."
-        ) from None
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror}", "Choose another --output.") from None
-    with lock:
-        refuse_existing(output, sources, overwrite)
-        yield
-
-
 def refuse_existing(output: Path, sources: Sequence[Path], overwrite: bool) -> None:
     """Raise `OutputError` where `output` is there and may not be replaced: it is not to be, it holds something else, or
     it is one of the folders that are read."""
@@ -170,12 +154,12 @@ def _partial_folder(output: Path, mark: str) -> Path:
     return partial
 
 
-def _refuse_full_disk(output: Path, missing: Sequence[Shard]) -> None:
+def _refuse_full_disk(output: Path, missing: Sequence[Shard], option: str) -> None:
     needed, free = sum(shard.bytes for shard in missing) / GIB, free_gib(output)
     if needed > free:
         raise MachineError(
             f"the merged model needs {needed:.1f} GiB more, and {free:.1f} GiB are free for {output}",
-            "Make space, or choose another place with --output.",
+            f"Make space, or choose another place with {option}.",
         )
 
 

@@ -1,12 +1,22 @@
 """The card's text from a Jinja template: ours of a language, or a user's own."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateError, TemplateNotFound, TemplateSyntaxError
+from jinja2 import (
+    Environment,
+    FileSystemLoader,
+    StrictUndefined,
+    TemplateError,
+    TemplateNotFound,
+    TemplateSyntaxError,
+    meta,
+    nodes,
+)
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gptoss_ft.config import HubSection
@@ -21,19 +31,80 @@ RAISED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeErro
 def render_text(hub: HubSection, values: Mapping[str, Any]) -> str:
     """The card's text in `hub.card_language`, or by `hub.card_template`, which may extend ours and replace its blocks.
     `SettingError` names the line of a template that cannot be read or rendered."""
+    name, folders = _place_of(hub)
+    with _told(name, folders):
+        text = _environment(folders).get_template(name).render(values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def check_names(hub: HubSection, known: Collection[str]) -> None:
+    """Raise `SettingError`, with its line, for a name that a template of the user's is not given: also where it stands
+    in a branch that no rendering has come to."""
+    name, folders = _place_of(hub)
+    environment, set_there = _environment(folders), set(known)
+    with _told(name, folders):
+        sources = dict(_sources(environment, name))
+        for source in sources.values():
+            set_there |= set(_set_names(source))
+        for file, source in sources.items():
+            unknown = meta.find_undeclared_variables(source) - set_there
+            for place in source.find_all(nodes.Name):
+                if place.name in unknown and place.ctx == "load":
+                    raise _wrong(f"{file}, line {place.lineno}", f"{place.name!r} is undefined")
+
+
+def _sources(environment: Environment, name: str) -> Iterator[tuple[str, nodes.Template]]:
+    """A template and those that it extends, includes or imports by name, by their files."""
+    assert environment.loader is not None
+    waiting, seen = [name], set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        try:
+            text, file, _ = environment.loader.get_source(environment, name)
+        except TemplateNotFound:
+            # An include may do without it; where it may not, rendering tells.
+            continue
+        source = environment.parse(text, name, file)
+        yield file or name, source
+        waiting += {found for found in meta.find_referenced_templates(source) if found is not None} - seen
+
+
+def _set_names(source: nodes.Template) -> Iterator[str]:
+    """What a template sets, defines or imports: its blocks know these, which Jinja's own search does not see."""
+    for assigned in source.find_all((nodes.Assign, nodes.AssignBlock)):
+        yield from (name.name for name in assigned.find_all(nodes.Name) if name.ctx == "store")
+    yield from (macro.name for macro in source.find_all(nodes.Macro))
+    yield from (imported.target for imported in source.find_all(nodes.Import))
+    for imported in source.find_all(nodes.FromImport):
+        yield from (name if isinstance(name, str) else name[1] for name in imported.names)
+
+
+def _place_of(hub: HubSection) -> tuple[str, list[str]]:
+    """A template's name, and the folders that it and those that it names are looked for in."""
     name, folders = f"card.{hub.card_language}.md.jinja", [str(OWN)]
     if hub.card_template is not None:
         path = Path(hub.card_template).expanduser()
         name, folders = path.name, [str(path.parent), str(OWN)]
         if not path.is_file():
             raise SettingError(f"there is no template {path}", "Name a Jinja file, or leave it null.", KEY)
+    return name, folders
+
+
+def _environment(folders: list[str]) -> Environment:
     # A template is given values alone: the sandbox keeps it from Python, StrictUndefined from a misspelt name.
     environment = ImmutableSandboxedEnvironment(
         loader=FileSystemLoader(folders), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": _number, "fenced": fenced, "cell": _cell}
+    return environment
+
+
+@contextmanager
+def _told(name: str, folders: list[str]) -> Iterator[None]:
+    """Turn what a template raises into a `SettingError` with its place."""
     try:
-        text = environment.get_template(name).render(values)
+        yield
     except TemplateSyntaxError as error:
         raise _wrong(f"{error.filename or error.name}, line {error.lineno}", error.message or "") from None
     except TemplateNotFound as error:
@@ -42,7 +113,6 @@ def render_text(hub: HubSection, values: Mapping[str, Any]) -> str:
         raise _wrong(name, "it is not UTF-8 text") from None
     except (TemplateError, *RAISED) as error:
         raise _wrong(_place(error.__traceback__, folders) or name, str(error)) from None
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def _wrong(place: str, what: str) -> SettingError:

@@ -27,7 +27,7 @@ SPLIT_EXPERTS = re.compile(r"\.experts\.(?:gate_up_projs|down_projs)\.\d+\.")
 def card_values(folder: Path, facts: RunFacts, job: JobConfig, kind: Kind, repo_id: str | None) -> dict[str, Any]:
     """Every value by its name in a template. What is not known of the run is None or empty."""
     manifest = facts.manifest or {}
-    adapter = _adapter_config(folder)
+    adapter = _json(folder / "adapter_config.json")
     base = _base(adapter, job, manifest)
     is_portable = kind == "merged" or not _has_split_experts(folder / "adapter_model.safetensors")
     name = Path(job.training.output_dir).name
@@ -53,12 +53,12 @@ def card_values(folder: Path, facts: RunFacts, job: JobConfig, kind: Kind, repo_
         "evaluation": _evaluation(facts.evaluation),
         "answers": _answers(facts.answers),
         "memory": facts.memory,
+        "dtype": _dtype(folder) if kind == "merged" else None,
         "size": _size(sum(file.stat().st_size for file in folder.glob("*.safetensors"))),
         "versions": manifest.get("versions", {}),
         "code": manifest.get("code"),
         "config": _as_yaml(job),
         "takes_effort": template.is_file() and "reasoning_effort" in template.read_text(encoding="utf-8"),
-        "efforts": ("low", "medium", "high"),
         "effort": _effort(job),
         "is_portable": is_portable,
         # Unsloth holds experts one by one in 4 bits, where PEFT's own form of their LoRA finds no place.
@@ -66,9 +66,15 @@ def card_values(folder: Path, facts: RunFacts, job: JobConfig, kind: Kind, repo_
     }
 
 
-def _adapter_config(folder: Path) -> Mapping[str, Any]:
+def _dtype(folder: Path) -> str | None:
+    """What a whole model's config.json says that its weights are in; transformers 4 wrote it as torch_dtype."""
+    config = _json(folder / "config.json")
+    return config.get("dtype") or config.get("torch_dtype")
+
+
+def _json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -147,13 +153,20 @@ def _evaluation(content: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _answers(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The answers before and after training to the same question at the same effort, side by side."""
+    """The answers before and after training to the same question at the same effort, side by side; `text` of each is
+    what it says and calls, else what it thought."""
     pairs: dict[tuple[Any, Any], dict[str, Any]] = {}
     for row in rows:
         prompt, effort = row.get("prompt"), row.get("effort")
         pair = pairs.setdefault((prompt, effort), {"prompt": prompt, "effort": effort, "before": None, "after": None})
-        pair[str(row.get("when"))] = row
+        pair[str(row.get("when"))] = {**row, "text": _said(row) or row.get("analysis")}
     return list(pairs.values())
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    """An answer, then its calls of tools, each on a line."""
+    calls = [f"{call['name']}({call['arguments']})" for call in row.get("calls") or ()]
+    return "\n".join([row["answer"], *calls] if row.get("answer") else calls)
 
 
 def _size(count: int) -> str:

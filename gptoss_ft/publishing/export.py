@@ -12,11 +12,13 @@ from gptoss_ft.merging.base_choice import choose_base
 from gptoss_ft.merging.trained_weights import stock_weights
 from gptoss_ft.publishing.loader_checks import check_loader
 from gptoss_ft.publishing.loader_tables import Loader
+from gptoss_ft.publishing.run_facts import write_source
 from gptoss_ft.reporting.console import make_console
 from gptoss_ft.reporting.files import follow_umask
+from gptoss_ft.reporting.only_writer import only_writer
 from gptoss_ft.runtime import find_device, prepare_environment
 from gptoss_ft.subject import Subject
-from gptoss_ft.verification.verify import verify
+from gptoss_ft.verification.verify import refuse_unverifiable, verify
 
 PORTABLE_ADAPTER = "portable_adapter"
 CARD = "README.md"
@@ -33,12 +35,14 @@ def export_adapter(subject: Subject, output: Path | None, keep_base: Path | None
     target = output or subject.beside(PORTABLE_ADAPTER)
     prepare_environment()
     device = find_device(model.device)
+    refuse_unverifiable(model, "trained", device)
     with _becoming(target) as partial:
         chosen = choose_base(model, adapter, "trained", device, console)
         temporary = partial.with_name(f".{target.name}.base")
         with stock_weights(chosen, model, device, temporary, keep_base, console) as base:
             verify(subject.on_base(chosen.section), partial, "adapter", base=base, writes_adapter=True, console=console)
         _copy_words(adapter, partial)
+        write_source(partial, adapter)
     console.print(f"[bold green]done[/]: {target} goes on the stock model with transformers and PEFT")
     return target
 
@@ -56,21 +60,20 @@ def check_export(subject: Subject, loader: Loader) -> None:
 
 @contextmanager
 def _becoming(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that gets its name when all went well, and is gone when not."""
-    if target.exists():
-        raise OutputError(f"{target} is there already", "Remove it, or name another folder with --output.")
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror}", "Name another with --output.") from None
-    try:
-        yield partial
-        follow_umask(partial)
-        partial.rename(target)
-    finally:
+    """A folder beside `target` that gets its name when all went well, and is gone when not. No other process writes to
+    it meanwhile."""
+    with only_writer(target):
+        if target.exists():
+            raise OutputError(f"{target} is there already", "Remove it, or name another folder with --output.")
+        partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir()
+            yield partial
+            follow_umask(partial)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _copy_words(adapter: Path, folder: Path) -> None:

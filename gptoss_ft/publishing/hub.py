@@ -108,20 +108,22 @@ def claim_repository(repo_id: str, private: bool) -> bool:
         return bool(api.model_info(repo_id).private)
 
 
-def push(folder: Path, repo_id: str, job: JobConfig) -> str:
+def push(folder: Path, repo_id: str, job: JobConfig, private: bool | None = None) -> str:
     """Upload the model in `folder`, trained by `job`, and return the commit's address.
 
     What lies there already is not sent again, so a second call goes on where the first was cut off: huggingface_hub
     1.33 does so in upload_folder, also of large folders (upload_large_folder is deprecated). Optimizer states and this
-    machine's paths stay here. `HubError` when it fails, or when a file holds a token; `folder` stays whole.
+    machine's paths stay here. `HubError` when it fails, or when a file holds a token; `folder` stays whole, and the
+    cure is the command that goes on, with the `private` that the user gave.
     """
     try:
         with staged(folder, job, repo_id) as files:
             return _upload(files, repo_id, folder.name)
     except JobError as error:
-        cure = (
-            f"The model is finished and kept. {error.cure}\nThen: bash train.sh push --model {shlex.quote(str(folder))}"
-        )
+        command = ["bash", "train.sh", "push", "--model", str(folder), "--repo", repo_id]
+        if private is not None:
+            command.append("--private" if private else "--public")
+        cure = f"The model is finished and kept. {error.cure}\nThen: {shlex.join(command)}"
         raise HubError(f"{error.message}, so {folder} was not pushed", cure, error.key) from None
 
 

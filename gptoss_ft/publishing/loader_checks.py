@@ -5,12 +5,13 @@ refuse one that lacks a tensor: it skips names that it does not know and leaves 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from safetensors import SafetensorError, safe_open
 
 from gptoss_ft.errors import DataError, ExportError
 from gptoss_ft.publishing.loader_tables import FIXED, FLOATS, KEYS, ROPE_KEYS, Loader, expected_tensors
@@ -77,8 +78,11 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
     path = folder / "config.json"
     if not path.is_file():
         raise DataError(f"{folder} holds no config.json", "Name the folder of a merged model with --model.")
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    architecture = next(iter(config.get("architectures") or []), None)
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        architecture = next(iter(config.get("architectures") or []), None)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(f"{path} is not a model's: {error}", "Merge the adapter again with `merge`.") from None
     if architecture not in KEYS:
         raise DataError(
             f"{path} names the architecture {architecture}; this check knows {' and '.join(KEYS)}",
@@ -114,30 +118,53 @@ def _look_at_rope(config: dict[str, Any], architecture: str, loader: Loader) -> 
 
 
 def _look_at_tensors(folder: Path, config: dict[str, Any], architecture: str) -> list[Look]:
-    from safetensors import safe_open
-
     found: dict[str, tuple[int, ...]] = {}
     places: dict[str, str] = {}
     types: set[str] = set()
+    broken = []
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - no mapping
-                part = tensors.get_slice(name)
-                found[name], places[name] = tuple(part.get_shape()), file.name
-                types.add(part.get_dtype())
+        try:
+            for name, shape, dtype in _tensors_of(file):
+                found[name], places[name] = shape, file.name
+                types.add(dtype)
+        except (OSError, SafetensorError) as error:
+            broken.append(_unreadable(file, error))
+    if broken:
+        return [Look("tensors", "", "; ".join(broken))]
     try:
         wanted = expected_tensors(architecture, config)
     except KeyError as error:
         return [Look("tensors", "", f"config.json lacks {error.args[0]}, which their shapes come from")]
-    problems = _differences(found, wanted)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file() and json.loads(index.read_text(encoding="utf-8"))["weight_map"] != places:
-        problems.append(f"{index.name} names other tensors or files than there are")
+    except (TypeError, ArithmeticError) as error:
+        return [Look("tensors", "", f"config.json has sizes that no shapes come from: {error}")]
+    problems = _differences(found, wanted) + _index_problems(folder / "model.safetensors.index.json", places)
     strange = sorted(types - set(FLOATS))
     return [
         Look("tensors", f"{len(found)}, each by the name and shape that is looked for", "; ".join(problems)),
         Look("dtype", ", ".join(sorted(types)), f"{', '.join(strange)} is not read" if strange else ""),
     ]
+
+
+def _tensors_of(file: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """Name, shape and dtype of each."""
+    with safe_open(file, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - no mapping
+            part = tensors.get_slice(name)
+            yield name, tuple(part.get_shape()), part.get_dtype()
+
+
+def _index_problems(index: Path, places: Mapping[str, str]) -> list[str]:
+    if not index.is_file():
+        return []
+    try:
+        same = json.loads(index.read_text(encoding="utf-8"))["weight_map"] == places
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return [_unreadable(index, error)]
+    return [] if same else [f"{index.name} names other tensors or files than there are"]
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    return f"{file.name} cannot be read: {' '.join(str(error).split())}"
 
 
 def _differences(found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> list[str]:
@@ -161,14 +188,15 @@ def _look_at_tokenizer(folder: Path, config: dict[str, Any], loader: Loader) -> 
     missing = [name for name in ("tokenizer.json", "tokenizer_config.json") if not (folder / name).is_file()]
     if missing:
         return [Look("tokenizer", "", f"{' and '.join(missing)} missing")]
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    file = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises Exception itself
+        return [Look("tokenizer", "", _unreadable(file, error))]
     last, rows = max(tokenizer.get_vocab().values()), config.get("vocab_size", 0)
     beyond = f"token {last} has no row among the {rows} of vocab_size" if last >= rows else ""
     looks = [Look("tokenizer", f"{tokenizer.get_vocab_size():,} tokens in {rows:,} rows", beyond)]
-    template = (folder / "chat_template.jinja").is_file() or "chat_template" in json.loads(
-        (folder / "tokenizer_config.json").read_text(encoding="utf-8")
-    )
-    looks.append(Look("chat template", "there", "" if template else "there is none"))
+    looks.append(_look_at_template(folder))
     if loader == "gguf":
         known = o200k_encoding(tokenizer) is not None
         words = (
@@ -178,3 +206,13 @@ def _look_at_tokenizer(folder: Path, config: dict[str, Any], loader: Loader) -> 
         )
         looks.append(Look("pre-tokenizer", words, told=known))
     return looks
+
+
+def _look_at_template(folder: Path) -> Look:
+    file = folder / "tokenizer_config.json"
+    try:
+        inside = "chat_template" in json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError) as error:
+        return Look("chat template", "", _unreadable(file, error))
+    there = inside or (folder / "chat_template.jinja").is_file()
+    return Look("chat template", "there", "" if there else "there is none")

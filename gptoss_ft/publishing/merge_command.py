@@ -11,7 +11,7 @@ from gptoss_ft.errors import JobError
 from gptoss_ft.inference.evaluate_command import loss_in_child
 from gptoss_ft.merging.base_choice import Base, choose_base, compute_dtype
 from gptoss_ft.publishing.model_card import write_card
-from gptoss_ft.publishing.run_facts import read_facts
+from gptoss_ft.publishing.run_facts import read_facts, write_source
 from gptoss_ft.reporting.console import make_console, quiet_libraries, show_section
 from gptoss_ft.reporting.merge_report import merging, show_losses, show_merged
 from gptoss_ft.reporting.output_folder import MERGED_MODEL
@@ -23,7 +23,7 @@ from gptoss_ft.runtime import (
     release_cached_memory,
 )
 from gptoss_ft.subject import Subject
-from gptoss_ft.verification.verify import verify
+from gptoss_ft.verification.verify import refuse_unverifiable, verify
 
 if TYPE_CHECKING:  # this imports torch
     from gptoss_ft.merging.merge import MergeResult
@@ -42,9 +42,12 @@ def merge_adapter(
     with quiet_libraries(cache_folder() / "libraries.log"):
         import torch
 
+        from gptoss_ft.merging.deltas import open_adapter
         from gptoss_ft.merging.merge import merge, refuse_existing
 
         refuse_existing(target, [adapter], overwrite)
+        open_adapter(adapter)
+        refuse_unverifiable(job.model, base, device)
         chosen = choose_base(job.model, adapter, base, device, console)
         into = getattr(torch, dtype) if dtype else compute_dtype(job.model, device)
         values = {
@@ -54,10 +57,16 @@ def merge_adapter(
             "to": target,
         }
         show_section(console, "merge", values)
+        if base == "original":
+            console.print(
+                "[dim]the verification loads the published 16-bit model through Unsloth, which takes a GPU (or, on the "
+                "CPU, memory) that holds it[/]"
+            )
 
         def finish(folder: Path) -> None:
             release_cached_memory(device)
             write_job_file(subject.own_job(), folder)
+            write_source(folder, adapter)
             verify(subject.on_base(chosen.section), folder, "merged", console=console)
 
         with merging(console) as progress:
@@ -72,7 +81,7 @@ def merge_adapter(
                 finish=finish,
                 overwrite=overwrite,
             )
-    write_card(target, read_facts(adapter), subject.own_job(), "merged")
+    write_card(target, read_facts(target), subject.own_job(), "merged")
     show_merged(console, result)
     losses_on_held_out(subject, target, console)
     return result

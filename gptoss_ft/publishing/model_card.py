@@ -6,9 +6,10 @@ from typing import Any
 
 from gptoss_ft.config import JobConfig
 from gptoss_ft.hub_errors import redacted
-from gptoss_ft.publishing.card_template import render_text
+from gptoss_ft.publishing.card_template import check_names, render_text
 from gptoss_ft.publishing.card_values import Kind, card_values
 from gptoss_ft.publishing.run_facts import RunFacts
+from gptoss_ft.publishing.sample_facts import sample_facts
 from gptoss_ft.reporting.output_folder import FINAL_MODEL
 
 CARD = "README.md"
@@ -35,8 +36,12 @@ def render_card(folder: Path, facts: RunFacts, job: JobConfig, kind: Kind, repo_
 
 
 def check_card(job: JobConfig) -> None:
-    """Render a card of a run that has not begun, so that a template's mistake is known before training."""
-    render_card(Path(FINAL_MODEL), RunFacts(), job, "adapter")
+    """Render cards of which nothing and all is known, so that a template's mistake is known before training."""
+    folder, known = Path(FINAL_MODEL), sample_facts()
+    check_names(job.hub, card_values(folder, known, job, "adapter", None).keys())
+    render_card(folder, RunFacts(), job, "adapter")
+    render_card(folder, known, job, "adapter", "ann/model")
+    render_card(folder, known, job, "merged")
 
 
 def _header(job: JobConfig, kind: Kind, values: Mapping[str, Any]) -> str:

@@ -30,4 +30,4 @@ def push_model(subject: Subject, repo_id: str | None, private: bool | None, new_
     if new_card:
         write_card(folder, read_facts(folder), job, kind, repo_id)
     narration.show_push(console, folder, repo_id, is_private, wanted)
-    narration.show_pushed(console, push(folder, repo_id, job))
+    narration.show_pushed(console, push(folder, repo_id, job, private))

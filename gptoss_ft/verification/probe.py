@@ -71,11 +71,17 @@ def _logits(model: Any, ids: list[int]) -> "torch.Tensor":
     import torch
 
     model.eval()
-    input_ids = torch.tensor([ids], device=model.device)
+    input_ids = torch.tensor([ids], device=_device_of(model))
     with torch.no_grad():
         logits = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False).logits
     last: torch.Tensor = logits[0, -POSITIONS:].float().cpu()
     return last
+
+
+def _device_of(model: Any) -> str:
+    """Where a model takes its inputs. Accelerate says `meta` of weights on the disk, and moves inputs itself."""
+    name = str(model.device)
+    return "cpu" if name == "meta" else name
 
 
 def ask_exported(folder: Path, request: dict[str, Any]) -> None:
@@ -94,7 +100,7 @@ def ask_exported(folder: Path, request: dict[str, Any]) -> None:
     difference = _compare(folder, model, json.loads((folder / PROMPTS).read_text(encoding="utf-8")))
     there = [name for name in sys.modules if name.partition(".")[0] in ("unsloth", "unsloth_zoo")]
     assert all(sys.modules[name] is None for name in there), f"Unsloth took part: {there}"
-    facts = {"dtype": str(model.dtype).removeprefix("torch."), "device": str(model.device)}
+    facts = {"dtype": str(model.dtype).removeprefix("torch."), "device": _device_of(model)}
     write_json(folder / EXPORTED, facts | asdict(difference))
 
 
@@ -155,16 +161,13 @@ def _compare(folder: Path, model: Any, prompts: list[list[int]]) -> Difference:
 
 def too_small(error: Exception) -> MachineError | None:
     """What a library's exception means where memory or disk were too little for the model; None for any other."""
+    import torch
+
     words = " ".join(str(error).split())
     if is_disk_full(error):
         cure = "Make space where temporary files go (TMPDIR)"
-    # torch.OutOfMemoryError is of the GPU alone; the words are those of its allocator for the CPU.
-    elif (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "out of memory" in words
-        or "DefaultCPUAllocator" in words
-    ):
+    # Its allocator for the CPU says so in words alone.
+    elif isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in words:
         cure = "Close other programs, or use a machine with more memory"
     else:
         return None

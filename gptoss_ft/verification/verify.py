@@ -24,11 +24,11 @@ from typing import Any, Literal
 from rich.console import Console
 
 from gptoss_ft import errors
-from gptoss_ft.config import write_job_file
-from gptoss_ft.errors import ExportError, JobError, MachineError
+from gptoss_ft.config import ModelSection, write_job_file
+from gptoss_ft.errors import ExportError, JobError, MachineError, SettingError
 from gptoss_ft.reporting.console import duration, show_section
 from gptoss_ft.reporting.files import write_json
-from gptoss_ft.runtime import cache_folder, fresh_environment
+from gptoss_ft.runtime import Device, cache_folder, fresh_environment
 from gptoss_ft.subject import Subject
 from gptoss_ft.verification import probe
 
@@ -91,6 +91,22 @@ class Verification:
                 f"the likeliest token is the same at {same:.1%} of the decided positions (at least {least:.0%})"
             )
         return found
+
+
+def refuse_unverifiable(model: ModelSection, base: Literal["trained", "original"], device: Device) -> None:
+    """Raise `SettingError` where the trained model, on its own base or on the published 16-bit one, cannot be loaded on
+    `device` to be compared: known before anything is downloaded or written."""
+    # It imports transformers.
+    from gptoss_ft.model.loading import refuse_impossible
+
+    try:
+        refuse_impossible(model if base == "trained" else model.model_copy(update={"load_in_4bit": False}), device)
+    except SettingError as error:
+        raise SettingError(
+            f"what is written is verified against the trained model, which cannot be loaded here: {error.message}",
+            "Give the command on a machine with the kind of GPU that it was trained on.",
+            error.key,
+        ) from None
 
 
 def verify(

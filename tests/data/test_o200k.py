@@ -45,7 +45,7 @@ def test_a_changed_copy_does_not_have_it(published: Tokenizer) -> None:
     assert o200k_encoding(Tokenizer.from_str(json.dumps(other_rule))) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(texts=st.lists(TEXTS, max_size=6))
 @example(texts=["", "", "a"])
 @example(texts=["x\uffff|", "hello world", "\ufffe", "|\uffff"])

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import openai_harmony as oh
@@ -212,10 +213,30 @@ def test_text_comes_whole_in_any_writing_system(real_tokenizer: PreTrainedTokeni
         assert not any("\ufffd" in part for part in parts)
 
 
+def test_half_a_character_at_the_end_is_unread(
+    tiny_tokenizer: PreTrainedTokenizerBase, harmony: oh.HarmonyEncoding
+) -> None:
+    ids = tiny_tokenizer.encode("<|channel|>final<|message|>a<|end|>", add_special_tokens=False)
+    half = tiny_tokenizer.convert_tokens_to_ids("Ã")  # the byte C3, with which a character of two bytes begins
+    stream = HarmonyStream(OpenAIParser(harmony, tiny_tokenizer), tiny_tokenizer)
+    pieces = [piece for token in [*ids, half] for piece in stream.put(token)] + stream.finish()
+    assert [(piece.kind, piece.text) for piece in pieces if piece.text][:1] == [("answer", "a")]
+    assert {piece.kind for piece in pieces} <= {"answer", "unread"}
+
+
 def test_a_row_of_output_keeps_what_was_asked() -> None:
     question = ask("Hi").at("low")
     answer = Answer("x", "think", "x", None, (ToolCall("f", "{}"),), None, 3, 4, "return")
     assert row_of(question, answer) == {
         "prompt": "Hi", "effort": "low", "analysis": "think", "answer": "x",
         "calls": [{"name": "f", "arguments": "{}"}], "tokens": 4, "stop": "return",
+    }  # fmt: skip
+
+
+def test_what_a_row_calls_by_the_answers_names_gives_way() -> None:
+    given = {"prompt": "Hi", "id": 7, "unread": "u", "effort": "high", "answer": "old"}
+    question = replace(ask("Hi"), given=given)
+    row = row_of(question, Answer("x", None, "x", None, (), None, 3, 4, "return"))
+    assert row == {
+        "prompt": "Hi", "id": 7, "analysis": None, "answer": "x", "calls": [], "tokens": 4, "stop": "return",
     }  # fmt: skip

@@ -17,7 +17,7 @@ from rich.console import Console
 from gptoss_ft import job
 from gptoss_ft.config import LoadedConfig, load_job_config
 from gptoss_ft.data.tokenizer import load_job_tokenizer
-from gptoss_ft.errors import ConfigError, OutputError, SettingError
+from gptoss_ft.errors import ConfigError, Interrupted, OutputError, SettingError
 from gptoss_ft.inference import command
 from gptoss_ft.inference.generate import Generator, Sampling, make_generator
 from gptoss_ft.inference.prompts import ask
@@ -201,6 +201,26 @@ def test_a_batch_keeps_the_rows_and_their_order(generate: Callable[..., str]) ->
     assert [{"prompt": row["prompt"], "id": row["id"]} for row in written] == rows
     assert all(row["tokens"] <= 8 and row["stop"] and "answer" in row and "analysis" in row for row in written)
     assert not list(Path().glob(".out*"))
+
+
+def test_an_interrupted_batch_keeps_what_was_answered(
+    generate: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": "x" * length} for length in (3, 90, 30, 1, 60)]
+    Path("batch.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read, calls = Generator._read, iter(range(10))
+
+    def interrupted(self: Generator, *arguments: Any) -> Any:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return read(self, *arguments)
+
+    monkeypatch.setattr(Generator, "_read", interrupted)
+    with pytest.raises(Interrupted, match="after 3 of 5 answers"):
+        generate(batch=Path("batch.jsonl"), output=Path("out.jsonl"), batch_size=2)
+    written = [json.loads(line)["prompt"] for line in Path("out.jsonl").read_text().split("\n") if line]
+    # The longest are answered first, and written in the order in which they were asked.
+    assert written == ["x" * 90, "x" * 30, "x" * 60]
 
 
 def test_options_that_exclude_each_other(generate: Callable[..., str]) -> None:

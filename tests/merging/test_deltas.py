@@ -1,6 +1,7 @@
 """Adapters in Unsloth's split layout, against PEFT's merge of Unsloth's own split modules; and what has no place."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from split_gpt_oss import split_adapter_model
 
-from gptoss_ft.errors import ExportError
+from gptoss_ft.errors import DataError, ExportError
 from gptoss_ft.merging.base_weights import BaseWeights, stock_place
 from gptoss_ft.merging.deltas import Deltas
 from gptoss_ft.merging.stock_model import StockModel, stock_model
@@ -138,3 +139,30 @@ def test_another_kind_of_adapter_is_refused(
     (adapter / "adapter_config.json").write_text(json.dumps(config | {key: value}))
     with pytest.raises(ExportError, match=f"of a kind that is not merged here: {shown}"):
         Deltas(adapter, stock, CPU)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "shown"),
+    [
+        ("adapter_config.json", cut, "adapter_config.json is not one of a LoRA adapter: JSONDecodeError"),
+        ("adapter_config.json", lambda file: file.write_text("{}"), "is not one of a LoRA adapter: KeyError: 'r'"),
+        ("adapter_model.safetensors", cut, "adapter_model.safetensors cannot be read: "),
+        ("adapter_model.safetensors", Path.unlink, "adapter_model.safetensors cannot be read: No such file"),
+        (
+            "adapter_model.safetensors",
+            lambda file: file.rename(file.with_suffix(".bin")),
+            "holds its weights as adapter_model.bin",
+        ),
+    ],
+)
+def test_a_broken_adapter_is_told_from_a_defect(
+    file: str, damage: Callable[[Path], object], shown: str, adapter: Path, stock: StockModel
+) -> None:
+    damage(adapter / file)
+    with pytest.raises(DataError, match=shown) as raised:
+        Deltas(adapter, stock, CPU)
+    assert raised.value.cure

@@ -222,6 +222,18 @@ def test_what_does_not_pass_the_last_check_is_not_kept(merge_case: Merge, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == [".merged.lock"]
 
 
+@pytest.mark.usefixtures("small_shards")
+def test_what_could_not_be_checked_is_kept_and_checked_again(merge_case: Merge, tmp_path: Path) -> None:
+    def too_small(_: Path) -> None:
+        raise MachineError("too little memory")
+
+    with pytest.raises(MachineError, match="too little memory"):
+        merge_case(finish=too_small)
+    assert not (tmp_path / "merged").exists()
+    result = merge_case()
+    assert result.shards_kept == result.files == 5
+
+
 def test_too_little_disk_is_said_before_anything_is_written(
     merge_case: Merge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from gptoss_ft.config import ModelSection
+from gptoss_ft.errors import OutputError
 from gptoss_ft.merging.base_choice import BaseChoice
 from gptoss_ft.merging.trained_weights import stock_weights
 from gptoss_ft.reporting.console import make_console
@@ -41,3 +42,27 @@ def test_split_4_bit_weights_become_a_stock_model(
     assert base.exists() == kept
     if kept:
         assert load_file(base / "model.safetensors").keys() == values.keys()
+
+
+def test_a_base_that_was_kept_is_used_again_for_the_same_weights_alone(
+    tiny_gpt_oss: Path, device: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, keep = tmp_path / "gpt-oss-bnb-4bit", tmp_path / "kept"
+    split_4bit(tiny_gpt_oss, folder)
+    model = ModelSection(name=str(folder), dtype="float32", device="cpu")
+    chosen = BaseChoice(folder, model, None, "the weights")
+
+    def use(section: ModelSection) -> int:
+        with stock_weights(chosen, section, device, tmp_path / ".base", keep, make_console()) as base:
+            return (base / "model.safetensors").stat().st_mtime_ns
+
+    made = use(model)
+    assert use(model) == made
+    assert "are in" in capsys.readouterr().out
+    with pytest.raises(OutputError, match="kept is there already, and was not made of") as raised:
+        use(model.model_copy(update={"dtype": "bfloat16"}))
+    assert raised.value.cure == "Remove it, or name another folder with --keep-base."
+    # A folder of somebody's own.
+    (keep / "made_of.json").unlink()
+    with pytest.raises(OutputError, match="kept is there already"):
+        use(model)

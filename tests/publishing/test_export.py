@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from gptoss_ft import cli, job
 from gptoss_ft.config import load_job_config
 from gptoss_ft.errors import ExitCode
+from gptoss_ft.reporting.only_writer import only_writer
 
 JOB = """
 model: {name: tiny/llama, max_seq_length: 256, load_in_4bit: false, dtype: float32, device: cpu}
@@ -71,7 +72,7 @@ def test_a_checkpoint_becomes_an_adapter_that_stock_libraries_load(
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny/llama"
     subprocess.run([sys.executable, "-c", STOCK, str(tiny_llama), str(folder)], check=True, capture_output=True)
-    assert not [path.name for path in RUN.iterdir() if path.name.startswith(".portable")]
+    assert [path.name for path in RUN.iterdir() if path.name.startswith(".portable")] == [".portable_adapter.lock"]
 
     assert export("--format", "portable-adapter", "--model", "checkpoint-2") == ExitCode.DATA
     assert "portable_adapter is there already" in capsys.readouterr().err
@@ -88,7 +89,24 @@ def test_an_adapter_whose_answers_are_no_numbers_is_not_exported(
     code = export("--format", "portable-adapter", "--model", str(broken), "--output", str(output))
     assert code == ExitCode.EXPORT
     assert "answers otherwise than the trained model: a logit differs by nan" in capsys.readouterr().err
-    assert list(output.parent.iterdir()) == []
+    assert [path.name for path in output.parent.iterdir()] == [".adapter.lock"]
+
+
+def test_two_exports_to_one_folder_do_not_mix(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "adapter"
+    with only_writer(output):
+        assert export("--format", "portable-adapter", "--output", str(output)) == ExitCode.DATA
+    assert f"another process is writing to {output}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_4_bits_without_a_gpu_are_refused_before_anything_is_written(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "there" / "adapter"
+    options = ("--output", str(output), "--set", "model.load_in_4bit=true")
+    assert export("--format", "portable-adapter", *options) == ExitCode.CONFIG
+    assert "4-bit weights need an NVIDIA GPU" in " ".join(capsys.readouterr().err.split())
+    assert not output.parent.exists()
 
 
 def test_a_merged_model_is_checked_and_an_adapter_is_not(

@@ -157,7 +157,7 @@ def test_a_second_push_sends_nothing(hub: HubServer, program: Program, adapter: 
 def test_an_upload_that_broke_off_goes_on(hub: HubServer, program: Program, adapter: Path, fault: Fault) -> None:
     hub.faults.append(fault)
     program("push", "--model", str(adapter)).told(
-        ExitCode.HUB, f"so {adapter} was not pushed", f"bash train.sh push --model {adapter}"
+        ExitCode.HUB, f"so {adapter} was not pushed", f"bash train.sh push --model {adapter} --repo ann/run-lora\n"
     )
     assert hub.repositories["ann/run-lora"].files == {}
     arrived = set(hub.objects)
@@ -169,6 +169,14 @@ def test_an_upload_that_broke_off_goes_on(hub: HubServer, program: Program, adap
     assert (fault.method == "PUT") == bool(sent)
     files = hub.repositories["ann/run-lora"].files
     assert all(files[name] == (adapter / name).read_bytes() for name in MODEL_FILES)
+
+
+@pytest.mark.parametrize("sight", ["--private", "--public"])
+def test_the_cure_is_the_same_command(hub: HubServer, program: Program, adapter: Path, sight: str) -> None:
+    hub.faults.append(Fault("POST", "/commit/", 500, times=1))
+    program("push", "--model", str(adapter), "--repo", "lab/tutor", sight).told(
+        ExitCode.HUB, f"Then: bash train.sh push --model {adapter} --repo lab/tutor {sight}\n"
+    )
 
 
 def test_a_fault_that_passes_is_waited_out(hub: HubServer, program: Program, adapter: Path) -> None:

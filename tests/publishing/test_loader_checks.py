@@ -160,6 +160,30 @@ def test_tokens_without_a_row_and_a_lost_template_are_found(whole: Path) -> None
     assert "tokenizer: tokenizer_config.json missing" in problem(whole, "vllm")
 
 
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [
+        ("model.safetensors", "tensors: model.safetensors cannot be read: "),
+        ("model.safetensors.index.json", "tensors: model.safetensors.index.json cannot be read: "),
+        ("tokenizer.json", "tokenizer: tokenizer.json cannot be read: "),
+        ("tokenizer_config.json", "chat template: tokenizer_config.json cannot be read: "),
+    ],
+)
+def test_a_file_that_was_cut_off_is_found(file: str, shown: str, gpt_oss: Path) -> None:
+    path = gpt_oss / file
+    if not path.exists():
+        path.write_text(json.dumps({"weight_map": {}}))
+    path.write_bytes(path.read_bytes()[:-7])
+    assert shown in problem(gpt_oss, "gguf")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"architectures": 1}'])
+def test_a_broken_config_is_no_models(content: str, gpt_oss: Path) -> None:
+    (gpt_oss / "config.json").write_text(content)
+    with pytest.raises(DataError, match=r"config.json is not a model's"):
+        check_loader(gpt_oss, "vllm", make_console())
+
+
 def test_what_this_check_does_not_know_is_said(whole: Path, tmp_path: Path) -> None:
     change_config(whole, architectures=["Qwen3ForCausalLM"])
     with pytest.raises(DataError, match=r"Qwen3ForCausalLM; this check knows GptOssForCausalLM and LlamaForCausalLM"):

@@ -2,13 +2,14 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from gptoss_ft import job
 from gptoss_ft.config import load_job_config
-from gptoss_ft.errors import ExportError, OutputError, SettingError
+from gptoss_ft.errors import DataError, ExportError, OutputError, SettingError
 from gptoss_ft.merging.base_choice import choose_base, compute_dtype
 from gptoss_ft.publishing import merge_command
 from gptoss_ft.publishing.merge_command import merge_adapter
@@ -72,6 +73,28 @@ def test_a_merge_that_answers_otherwise_leaves_nothing(
     with pytest.raises(ExportError, match="it answers otherwise"):
         merge_adapter(subject, "trained", tmp_path / "merged", "bfloat16", False)
     assert [path.name for path in tmp_path.iterdir()] == [".merged.lock"]
+
+
+def test_what_cannot_be_verified_or_read_is_refused_before_anything_is_written(trained: Path, tmp_path: Path) -> None:
+    in_4bit = find_subject(str(trained / "final_model"), None, ["model.load_in_4bit=true"])
+    with pytest.raises(SettingError, match=r"cannot be loaded here: 4-bit weights need an NVIDIA GPU"):
+        merge_adapter(in_4bit, "trained", tmp_path / "there/merged", None, False)
+    adapter = Path(shutil.copytree(trained / "final_model", tmp_path / "adapter"))
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(DataError, match=r"holds its weights as adapter_model.bin") as raised:
+        merge_adapter(find_subject(str(adapter), None, ()), "trained", tmp_path / "there/merged", None, False)
+    assert "export --format portable-adapter" in raised.value.cure
+    assert not (tmp_path / "there").exists()
+
+
+def test_the_published_weights_are_said_to_need_room(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(merge_command, "verify", lambda *_, **__: None)
+    monkeypatch.setenv("RUN_EVALUATION", "false")
+    for base, said in (("trained", False), ("original", True)):
+        merge_adapter(find_subject(str(trained / "final_model"), None, ()), base, tmp_path / base, None, False)
+        assert ("loads the published 16-bit model through Unsloth" in " ".join(capsys.readouterr().out.split())) == said
 
 
 def test_an_adapter_outside_a_run_needs_an_output(trained: Path, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from gptoss_ft.publishing import licences
 from gptoss_ft.publishing.card_template import fenced
 from gptoss_ft.publishing.model_card import check_card, kind_of, render_card, write_card
 from gptoss_ft.publishing.public_job import hub_id, public_job
-from gptoss_ft.publishing.run_facts import RunFacts, read_facts
+from gptoss_ft.publishing.run_facts import RunFacts, read_facts, write_source
+from gptoss_ft.publishing.sample_facts import sample_facts
 
 TOKEN = "hf_" + "Q7" * 17
 JOB = {
@@ -284,6 +285,62 @@ def test_experts_one_by_one_are_not_said_to_load_in_peft(run_folder: Path) -> No
     assert "not measured" in text
 
 
+@pytest.mark.parametrize("name", ["merged_model", "portable_adapter"])
+def test_what_was_made_of_a_checkpoint_has_its_facts(run_folder: Path, name: str) -> None:
+    folder = run_folder / name
+    folder.mkdir()
+    write_source(folder, run_folder / "final_model")
+    assert read_facts(folder) == read_facts(run_folder)
+    write_source(folder, run_folder / "checkpoint-10")
+    assert json.loads((folder / "source.json").read_text()) == {"adapter": "checkpoint-10"}
+    facts = read_facts(folder)
+    assert facts == read_facts(run_folder / "checkpoint-10")
+    assert (facts.records[-1]["step"], facts.evaluation, facts.answers) == (10, None, ())
+
+
+MERGED = {
+    "en": ("folded into its weights (float32); trained", "not trained on, measured with the adapter before merging:",
+           "| tokens | number | base model | adapter | perplexity |", "asked before merging."),
+    "ko": ("병합한 모델(float32)입니다.", "손실(학습 전후), 병합하기 전의 어댑터로 측정:",
+           "| 토큰 | 개수 | 기반 모델 | 어댑터 | 퍼플렉시티 |", "병합하기 전의 어댑터로 얻은 것입니다."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", MERGED)
+def test_a_merged_models_card_does_not_claim_the_adapters_figures(run_folder: Path, language: str) -> None:
+    (run_folder / "merged_model").mkdir()
+    (run_folder / "merged_model" / "config.json").write_text('{"dtype": "float32"}')
+    job = make_job(hub={"card_language": language})
+    merged, adapter = (card_of(run_folder, job, model).text for model in ("merged_model", "final_model"))
+    for words in MERGED[language]:
+        assert words in merged
+        assert words not in adapter
+
+
+@pytest.mark.parametrize(("language", "heading"), [("en", "## Results"), ("ko", "## 결과")])
+def test_an_evaluation_has_its_heading_without_losses(run_folder: Path, language: str, heading: str) -> None:
+    (run_folder / "log.jsonl").unlink()
+    text = card_of(run_folder, make_job(hub={"card_language": language})).text
+    assert text.index(heading) < text.index("| 4,000 | 2.5000 | 1.2500 | 3.49 |")
+
+
+@pytest.mark.parametrize(("language", "nothing"), [("en", "(no answer)"), ("ko", "(답변 없음)")])
+def test_an_answer_that_is_a_call_is_shown(run_folder: Path, language: str, nothing: str) -> None:
+    row = {"prompt": "Weather?", "effort": "low", "analysis": "I look.", "tokens": 9, "stop": "call"}
+    call = {"name": "functions.weather", "arguments": '{"city": "Seoul"}'}
+    rows = [
+        {"when": "before", **row, "answer": None, "calls": [call]},
+        {"when": "after", **row, "answer": "One moment.", "calls": [call]},
+        {"when": "before", **row, "prompt": "Else?", "analysis": None, "answer": None, "calls": []},
+    ]
+    (run_folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = card_of(run_folder, make_job(hub={"card_language": language})).text
+    shown = 'functions.weather({"city": "Seoul"})'
+    assert f"```text\n{shown}\n```" in text
+    assert f"```text\nOne moment.\n{shown}\n```" in text
+    assert text.count(nothing) == 1
+
+
 def test_facts_that_cannot_be_read_count_as_missing(run_folder: Path) -> None:
     for name in ("manifest.json", "memory_report.json", "evaluation.json", "samples.jsonl", "log.jsonl"):
         (run_folder / name).write_text('{"half": ')
@@ -299,14 +356,27 @@ def test_the_cards_code_runs_without_unsloth(
     monkeypatch.chdir(tmp_path)
     config = """
 model: {name: tiny/gpt-oss, max_seq_length: 256, load_in_4bit: false, dtype: float32, device: cpu}
-dataset: {path: tiny/multilingual-thinking, max_samples: 8}
+dataset: {path: tiny/multilingual-thinking, max_samples: 8, eval_fraction: 0.25}
 training: {max_steps: 2, optim: adamw_torch_fused, output_dir: run}
+evaluation: {prompts: [Why?], reasoning_efforts: [low], max_new_tokens: 2}
 tracking: {report_to: none}
 """
     Path("job.yaml").write_text(config)
     result = story.train(load_job_config(Path("job.yaml")))
     text = (result.final_model / "README.md").read_text(encoding="utf-8")
     assert f"| 2 | {result.losses[-1]:.4f} |" in text
+    # What templates are tried on before training has all that they are given after it.
+    real, tried = read_facts(result.final_model), sample_facts()
+    assert real.manifest and tried.manifest
+    for name in ("model", "code", "versions"):
+        assert tried.manifest[name].keys() == real.manifest[name].keys()
+    assert tried.manifest["data"]["train"].keys() == real.manifest["data"]["train"].keys()
+    assert real.memory and tried.memory and tried.memory.keys() == real.memory.keys()
+    assert real.evaluation and tried.evaluation and tried.evaluation.keys() == real.evaluation.keys()
+    assert tried.evaluation["total"].keys() == real.evaluation["total"].keys()
+    assert tried.records[0].keys() == real.records[0].keys()
+    assert real.answers[0].keys() - {"unread", "commentary"} == tried.answers[0].keys()
+
     load, ask = re.findall("```python\n(.*?)```", text, re.DOTALL)
     code = (load + ask).replace('"final_model"', repr(str(result.final_model)))
     code = code.replace('"tiny/gpt-oss"', repr(str(tiny_gpt_oss))).replace("max_new_tokens=512", "max_new_tokens=4")
@@ -352,6 +422,17 @@ BROKEN = {
     "of a value": ("# x\n\n\n{{ lora.rank }}", "line 4: 'dict object' has no attribute 'rank'"),
     "arithmetic": ("{{ 1 / 0 }}", "line 1: division by zero"),
     "forbidden": ("x\n{{ ''.__class__.__mro__ }}", "line 2: access to attribute '__class__'"),
+    "misspelt in a branch": ("x\n{% if kind == 'other' %}\n{{ titel }}\n{% endif %}", "line 3: 'titel' is undefined"),
+    "misspelt in a block of ours": (
+        '{% extends "card.en.md.jinja" %}\n{% block answers %}{% if answers|length > 9 %}{{ title }}\n{{ anwsers }}'
+        "{% endif %}{% endblock %}",
+        "line 3: 'anwsers' is undefined",
+    ),
+    "of what a run knows": (
+        "{% if losses %}\n{{ losses[0].los }}{% endif %}",
+        "line 2: 'dict object' has no attribute 'los'",
+    ),
+    "of a merged model": ("{% if kind == 'merged' %}\n\n{{ base.nmae }}{% endif %}", "line 3: 'dict object' has no"),
     "of no file": ('{% include "nope.md" %}', "there is no template nope.md"),
 }
 
@@ -364,6 +445,21 @@ def test_a_template_with_a_mistake(with_template: Template, case: str) -> None:
         check_card(job)
     assert message in caught.value.message
     assert (caught.value.key, caught.value.exit_code) == ("hub.card_template", ExitCode.CONFIG)
+
+
+def test_a_template_may_set_names_of_its_own(with_template: Template, tmp_path: Path) -> None:
+    (tmp_path / "parts.md").write_text("{% macro shout(words) %}{{ words|upper }}{{ caller() }}{% endmacro %}")
+    text = """{% extends "card.en.md.jinja" %}
+{% from "parts.md" import shout as loud %}{% import "parts.md" as parts %}
+{% set who %}ann{% endset %}{% set team, lead = "lab", "bo" %}{% macro sign(name) %}-- {{ name }}{% endmacro %}
+{% block limits %}{{ super() }}{% if kind %}{% set more = 1 %}{% endif %}
+{% for set in data_sets %}{{ loop.index }}{{ set.name }}{% endfor %}
+{% call loud("a") %}!{% endcall %}{{ sign(who) }} {{ team }} {{ lead }} {{ more }} {{ parts }}
+{% include "nope.md" ignore missing %}{% with x = 1 %}{{ x }}{% endwith %}{{ range(3)|list }}{{ self.licence() }}
+{% endblock %}"""
+    job = with_template(text)
+    check_card(job)
+    assert "A!-- ann lab bo 1" in render_card(Path("final_model"), RunFacts(), job, "adapter")
 
 
 def test_a_template_that_is_none(tmp_path: Path) -> None:

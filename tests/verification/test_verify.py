@@ -1,5 +1,6 @@
 """Verification of exports: the trained model answers once for this file, each test asks an exported one."""
 
+import errno
 import json
 import re
 import shutil
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from gptoss_ft import job
 from gptoss_ft.config import load_job_config, write_job_file
-from gptoss_ft.errors import ExportError, MachineError
+from gptoss_ft.errors import ExitCode, ExportError, MachineError
 from gptoss_ft.reporting.console import make_console
 from gptoss_ft.runtime import fresh_environment
 from gptoss_ft.subject import Subject, find_subject
@@ -203,6 +205,32 @@ def test_a_process_that_is_killed_is_the_machines_matter(tmp_path: Path, monkeyp
     monkeypatch.setattr(sys, "executable", str(killed))
     with pytest.raises(MachineError, match="trained model was ended by signal 9"):
         run_side("trained", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "cure"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "a machine with more memory"),
+        (MemoryError(), "a machine with more memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "a machine with more memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), "TMPDIR"),
+    ],
+)
+def test_too_little_room_is_the_machines_matter_and_not_the_exports(
+    error: Exception, cure: str, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(MachineError, match="too little room to verify the model") as raised:
+        probe._load_exported(tmp_path, {"as": "merged", "exported": str(merged)}, {"device": "cpu"})
+    assert cure in raised.value.cure
+    # And where it is not loading that takes it.
+    monkeypatch.setattr(probe, "ask_trained", fail)
+    (tmp_path / probe.REQUEST).write_text("{}")
+    assert probe.main("trained", tmp_path) == ExitCode.MACHINE
+    assert json.loads((tmp_path / probe.REFUSED).read_text())["kind"] == "MachineError"
 
 
 def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
