@@ -311,7 +311,7 @@ def test_without_held_out_rows_there_is_nothing_to_evaluate(loaded: LoadedConfig
 
 
 def test_a_file_that_cannot_be_written_is_told_before_anything_is_loaded(loaded: LoadedConfig) -> None:
-    with pytest.raises(OutputError, match="there is no folder nowhere"):
+    with pytest.raises(OutputError, match=r"nowhere/x.json cannot be written"):
         evaluate_command.evaluate(find_subject("base", Path("job.yaml"), ()), "eval", None, Path("nowhere/x.json"))
 
 
