@@ -3,10 +3,10 @@
     python benchmarks/evaluation_memory.py --config configs/multilingual_thinking.yaml \\
         --set model.max_seq_length=8192 --set training.optim=adamw_8bit
 
-Trains two steps on random rows of exactly `model.max_seq_length` tokens, whose second half is trained, evaluates two
-such rows as `training.eval_steps` does, and then computes one of them in Unsloth's own evaluation mode. Prints one
-JSON line: the peak of each phase in GiB (on a GPU what CUDA reserved, each from a fresh start; on a CPU the process's
-peak resident memory so far), null where the memory ran out, and the seconds of the evaluation.
+Trains two steps on random rows of exactly `model.max_seq_length` tokens, without a plan, evaluates two such rows, whose
+second half is trained, as `training.eval_steps` does, and then computes one of them in Unsloth's own evaluation mode.
+Prints one JSON line: the peak of each phase in GiB (on a GPU what CUDA reserved, each from a fresh start; on a CPU the
+process's peak resident memory so far), null where the memory ran out, and the seconds of the evaluation.
 """
 
 import argparse
@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from our_trainer import load, make_trainer
 
 from gptoss_ft.config import JobConfig, load_job_config
-from gptoss_ft.reporting.console import make_console, quiet_libraries
+from gptoss_ft.reporting.console import quiet_libraries
 from gptoss_ft.reporting.memory_report import peak_gib, start_measuring
 from gptoss_ft.runtime import Device, find_device, import_unsloth, prepare_environment
 
@@ -63,22 +64,19 @@ def unsloths_own(model: Any, row: pa.Table) -> None:
 def compare(job: JobConfig, device: Device, folder: Path) -> dict[str, Any]:
     """Train, evaluate, and evaluate as Unsloth does; the peaks by phase. After `import_unsloth`."""
     from gptoss_ft.data.channels import ChannelReader
-    from gptoss_ft.data.storage import PreparedData
-    from gptoss_ft.data.summary import Summary
-    from gptoss_ft.data.tokenizer import load_job_tokenizer
     from gptoss_ft.inference.evaluate import measure
-    from gptoss_ft.model.building import build_model
-    from gptoss_ft.model.repository import find_repository
-    from gptoss_ft.training.trainer import build_trainer
+    from gptoss_ft.planning.choice import as_configured, effective_batch
+    from gptoss_ft.planning.gpus import GpuMemory
+    from gptoss_ft.planning.lengths import Lengths
 
     length, micro_batch = job.model.max_seq_length, job.training.per_device_train_batch_size
-    tokenizer = load_job_tokenizer(job.model)
-    model = build_model(job, find_repository(job.model), device, make_console())
-    vocabulary = min(len(tokenizer), model.config.get_text_config().vocab_size)
-    effective = micro_batch * job.training.gradient_accumulation_steps
-    rows = random_rows(STEPS * effective, length, vocabulary)
-    summary = Summary(key="", tokenizer="", max_seq_length=length)
-    trainer = build_trainer(model, tokenizer, PreparedData(rows, rows, summary, folder), job, folder)
+    loaded = load(job, device, offload_embedding=False)
+    model, tokenizer, number = loaded.model, loaded.tokenizer, effective_batch(job)
+    rows = random_rows(ROWS, length, min(len(tokenizer), model.config.get_text_config().vocab_size))
+    lengths = np.full(STEPS * number, length)
+    trained = Lengths.all_of(length, number)
+    plan = as_configured(job, None, trained, GpuMemory(device.name, device.total_gib), "measured without one")
+    trainer = make_trainer(loaded, loaded.random_rows(lengths), job, folder, plan)
     peaks = {"training_gib": peak_of(trainer.train, device)}
     # What the optimizer holds stays, as it does while a run evaluates.
     started = time.monotonic()
@@ -98,7 +96,11 @@ def main() -> None:
     fixed = {
         "max_steps": STEPS, "num_train_epochs": "", "eval_steps": "", "early_stopping_patience": "", "save_steps": 9,
     }  # fmt: skip
-    overrides = [*arguments.overrides, *(f"training.{key}={value}" for key, value in fixed.items())]
+    overrides = [
+        "performance.plan=off",
+        *arguments.overrides,
+        *(f"training.{key}={value}" for key, value in fixed.items()),
+    ]
     job = load_job_config(arguments.config, [*overrides, "tracking.report_to=none"]).job
     prepare_environment()
     device = find_device(job.model.device)

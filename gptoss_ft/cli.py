@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from gptoss_ft.config import ConfigSource, load_job_config, write_reference
-from gptoss_ft.errors import Interrupted, JobError, MachineError, is_disk_full
+from gptoss_ft.errors import ExitCode, Interrupted, JobError, MachineError, is_disk_full
 from gptoss_ft.reporting.console import make_console, show_passed
 
 app = typer.Typer(
@@ -40,6 +40,12 @@ SubjectConfig = Annotated[
     Path | None,
     typer.Option("--config", help="The job's YAML file; by default the job.yaml beside the model, else config.yaml."),
 ]
+# What an interruption leaves, and what to do after it.
+Interruption = tuple[str, str]
+ANEW: Interruption = ("nothing is left half done", "The same command begins anew.")
+STEPS_LOST: Interruption = ("steps since the last checkpoint, if any, are lost", "The same command continues.")
+FILES_KEPT: Interruption = ("the files of weights that were whole are kept", "The same command continues.")
+UPLOAD_KEPT: Interruption = ("what has arrived at the hub is not sent again", "The same command continues.")
 Restart = Annotated[bool, typer.Option("--restart", help="Keep an existing output folder aside and start anew.")]
 
 
@@ -48,7 +54,7 @@ def train(config: ConfigFile = Path("config.yaml"), overrides: Overrides = None,
     """Train: checkpoints and final_model go to the output folder."""
     with errors_shown():
         loaded = load_job_config(config, overrides or [])
-    with errors_shown(loaded.source, trains=True):
+    with errors_shown(loaded.source, STEPS_LOST):
         from gptoss_ft import job
 
         job.train(loaded, restart)
@@ -92,6 +98,26 @@ def preview(
 
 
 @app.command()
+def plan(
+    config: ConfigFile = Path("config.yaml"),
+    overrides: Overrides = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option("--gpu", metavar="SIZE|NAME", help="For another GPU, as 16GiB or H100; by default the one here."),
+    ] = None,
+) -> None:
+    """Show what a run would do with the GPU's memory, and how fast it would be; exit code 4 where it does not fit."""
+    with errors_shown():
+        loaded = load_job_config(config, overrides or [])
+    with errors_shown(loaded.source):
+        from gptoss_ft.planning import command
+
+        fits = command.plan_job(loaded, gpu)
+    if not fits:
+        raise typer.Exit(ExitCode.MACHINE)
+
+
+@app.command()
 def prepare(
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="The new folder to write to.")],
     config: ConfigFile = Path("config.yaml"),
@@ -120,7 +146,7 @@ def evaluate(
 
     with errors_shown():
         subject = find_subject(model, config, overrides or [])
-    with errors_shown(subject.loaded.source):
+    with errors_shown(subject.loaded.source), subject.in_use():
         from gptoss_ft.inference import evaluate_command
 
         evaluate_command.evaluate(subject, split, max_samples, output)
@@ -141,7 +167,8 @@ def generate(
         typer.Option(
             "--batch",
             metavar="FILE.jsonl",
-            help='A question a line: {"prompt": "…"} or {"messages": […]}; --output keeps other keys.',
+            help='A question a line: {"prompt": "…"} or {"messages": […]}, and "reasoning_effort"; '
+            "--output keeps other keys.",
         ),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Answer line by line; /help lists its commands.")] = False,
@@ -150,7 +177,9 @@ def generate(
     ] = None,
     effort: Annotated[
         Literal["low", "medium", "high", "all"] | None,
-        typer.Option("--reasoning-effort", help="By default the config's; all asks at each of the three."),
+        typer.Option(
+            "--reasoning-effort", help="By default the question's, else the config's; all asks at each of the three."
+        ),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", min=0, max=10, help="By default evaluation.temperature; 0: none.")
@@ -163,6 +192,7 @@ def generate(
     output: Annotated[Path | None, typer.Option("--output", metavar="FILE.jsonl", help="Write the answers.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions answered at once.")] = 8,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show a single answer as it comes.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an --output that is there.")] = False,
 ) -> None:
     """Let a model answer. Without --prompt, --messages, --batch and --chat: a chat on a terminal, and elsewhere the
     standard input is the prompt."""
@@ -171,7 +201,7 @@ def generate(
 
     wanted = command.Wanted(
         prompt, messages, batch, chat, system, effort, temperature, top_p, max_new_tokens, seed, output, batch_size,
-        stream,
+        stream, overwrite,
     )  # fmt: skip
     with errors_shown():
         subject = find_subject(model, config, overrides or [])
@@ -209,7 +239,7 @@ def export(
 
     with errors_shown():
         subject = find_subject(model or (MERGED_MODEL if check else None), config, overrides or [])
-    with errors_shown(subject.loaded.source):
+    with errors_shown(subject.loaded.source), subject.in_use():
         from gptoss_ft.publishing import export as exporting
 
         if check is not None:
@@ -241,7 +271,7 @@ def push(
 
     with errors_shown():
         subject = find_subject(model, config, overrides or [])
-    with errors_shown(subject.loaded.source):
+    with errors_shown(subject.loaded.source, UPLOAD_KEPT), subject.in_use():
         from gptoss_ft.publishing import push_command
 
         push_command.push_model(subject, repo, private, card)
@@ -271,7 +301,7 @@ def merge(
 
     with errors_shown():
         subject = find_subject(model, config, overrides or [])
-    with errors_shown(subject.loaded.source):
+    with errors_shown(subject.loaded.source, FILES_KEPT), subject.in_use():
         from gptoss_ft.publishing import merge_command
 
         merge_command.merge_adapter(subject, base, output, dtype, overwrite)
@@ -285,9 +315,8 @@ def schema() -> None:
 
 
 @contextmanager
-def errors_shown(source: ConfigSource | None = None, trains: bool = False) -> Iterator[None]:
-    """End the program with a `JobError`'s message and exit code; `source` knows the place of its key, and `trains`
-    says whether an interruption can lose steps."""
+def errors_shown(source: ConfigSource | None = None, interruption: Interruption = ANEW) -> Iterator[None]:
+    """End the program with a `JobError`'s message and exit code; `source` knows the place of its key."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -310,8 +339,8 @@ def errors_shown(source: ConfigSource | None = None, trains: bool = False) -> It
         _show(full, None)
         raise typer.Exit(full.exit_code) from None
     except KeyboardInterrupt:
-        lost = "steps since the last checkpoint, if any, are lost" if trains else "nothing is left half done"
-        stop = Interrupted(f"at once; {lost}", "The same command continues.")
+        left, cure = interruption
+        stop = Interrupted(f"at once; {left}", cure)
         _show(stop, None)
         raise typer.Exit(stop.exit_code) from None
 

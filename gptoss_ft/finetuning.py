@@ -6,20 +6,26 @@ data → base model → adapters → training → final_model, and a report of e
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from gptoss_ft.config import JobConfig, write_job_file
 from gptoss_ft.data.entries import Entry
+from gptoss_ft.data.packing import fill_rows
 from gptoss_ft.data.prepare import prepare
 from gptoss_ft.data.tokenizer import load_job_tokenizer
 from gptoss_ft.errors import Interrupted
 from gptoss_ft.inference.evaluate import evaluate_split, require_held_out
 from gptoss_ft.inference.samples import samples_after, samples_before, show_samples
+from gptoss_ft.model.attention import document_attention
 from gptoss_ft.model.building import build_model
 from gptoss_ft.model.lora import adapter_facts, load_existing
+from gptoss_ft.model.nf4_experts import are_fused
 from gptoss_ft.model.repository import find_repository
+from gptoss_ft.planning.known_lengths import remember
+from gptoss_ft.planning.run_plan import plan_run
 from gptoss_ft.publishing.adapter import save_final_model
 from gptoss_ft.reporting import narration
 from gptoss_ft.reporting.evaluation_report import EVALUATION, show_evaluation
@@ -28,7 +34,7 @@ from gptoss_ft.reporting.manifest import Manifest
 from gptoss_ft.reporting.memory_report import MemoryReport, make_memory_report, start_measuring, write_memory_report
 from gptoss_ft.reporting.output_folder import FINAL_MODEL, OutputFolder, better_checkpoint, refuse_other_data
 from gptoss_ft.reporting.step_log import StepLog
-from gptoss_ft.runtime import Device, direct_wandb, evaluation_wanted, release_cached_memory
+from gptoss_ft.runtime import Device, direct_wandb, evaluation_wanted, limit_gpu_memory, release_cached_memory
 from gptoss_ft.training.callbacks import StepReporter
 from gptoss_ft.training.trainer import build_trainer, run
 
@@ -51,11 +57,19 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
     refuse_other_data(output, data.summary.fingerprint)
     narration.show_data(console, data.summary, job)
     if job.training.eval_steps is not None:
-        require_held_out(data, "or null for training.eval_steps")
+        require_held_out(data, "Set dataset.eval_fraction, or null for training.eval_steps.")
 
-    model = build_model(job, repository, device, console)
+    full_rows = fill_rows(data.train, job) if job.training.packing else None
+    if full_rows is not None:
+        narration.show_packing(console, full_rows, job)
+    remember(job, data.summary)
+    planned = plan_run(job, repository, data.summary, device)
+    narration.show_plan_of_run(console, planned)
+
+    limit_gpu_memory(device, job.performance.memory_limit_gib)
+    model = build_model(job, repository, device, console, planned.plan.offload_embedding)
     facts = adapter_facts(model)
-    narration.show_model(console, job, repository, model, facts)
+    narration.show_model(console, job, repository, model, facts, are_fused())
 
     # The commit of the hub's repository; None for a folder.
     base = {"repository": repository, "commit": getattr(model.config, "_commit_hash", None)}
@@ -67,7 +81,13 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
     if asks:
         samples_before(model, tokenizer, job, output.path)
         release_cached_memory(device)
-    trainer = build_trainer(model, tokenizer, data, job, output.path)
+    attention = document_attention(model)
+    plan = planned.plan
+    if attention is None and plan.rows == "packed":
+        plan = plan.padded()
+        narration.show_padded_instead(console, plan)
+    replanned = partial(narration.show_replanned, console)
+    trainer = build_trainer(model, tokenizer, data, job, output.path, device, plan, attention, replanned, full_rows)
     narration.show_training(console, trainer, job)
 
     log = StepLog(output, console)

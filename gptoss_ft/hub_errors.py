@@ -132,7 +132,7 @@ def _unreachable(error: BaseException, name: str, key: str) -> JobError | None:
     if is_offline or isinstance(error, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled):
         return HubError(
             f"{name} is not in the local cache and the hub cannot be reached",
-            "Check the network and HF_HUB_OFFLINE, or download it once with a network.",
+            f"Check the network and HF_HUB_OFFLINE, or download it once with a network.{_without_network(key)}",
             key,
         )
     network = (
@@ -147,7 +147,8 @@ def _unreachable(error: BaseException, name: str, key: str) -> JobError | None:
     if isinstance(error, network):
         return HubError(
             f"the hub cannot be reached for {name}",
-            "Check the network, the proxy (https_proxy) and HF_ENDPOINT; with all in the cache, set HF_HUB_OFFLINE=1.",
+            "Check the network, the proxy (https_proxy) and HF_ENDPOINT; with all in the cache, set HF_HUB_OFFLINE=1."
+            + _without_network(key),
             key,
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -157,6 +158,12 @@ def _unreachable(error: BaseException, name: str, key: str) -> JobError | None:
             key,
         )
     return None
+
+
+def _without_network(key: str) -> str:
+    """What can be tried where neither a model nor rows can be fetched."""
+    wanted = key.startswith(("model.", "dataset"))
+    return " The job configs/smoke.yaml runs without a network." if wanted else ""
 
 
 def _unusable(error: BaseException, name: str, key: str) -> JobError | None:

@@ -16,6 +16,7 @@ from gptoss_ft.config import JobConfig, LoadedConfig
 from gptoss_ft.data.entries import open_entries
 from gptoss_ft.data.intake import check_first_rows
 from gptoss_ft.errors import ExitCode, JobError, MachineError, OutputError
+from gptoss_ft.planning.known_lengths import remember
 from gptoss_ft.reporting import narration
 from gptoss_ft.reporting.console import make_console, quiet_libraries, show_failed, show_passed
 from gptoss_ft.runtime import GIB, cache_folder, free_gib, hub_cache, image_id, output_root, prepare_environment
@@ -87,7 +88,9 @@ def _prepared(job: JobConfig, console: Console) -> "tuple[PreparedData, PreTrain
 
         tokenizer = load_job_tokenizer(job.model)
         with narration.preparing(console) as progress:
-            return prepare(job, entries, tokenizer, progress), tokenizer
+            data = prepare(job, entries, tokenizer, progress)
+    remember(job, data.summary)
+    return data, tokenizer
 
 
 def validate_job(loaded: LoadedConfig, show: Callable[[JobError], None]) -> ExitCode:

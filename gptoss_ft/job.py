@@ -1,15 +1,18 @@
 """The story of a run: one YAML file in, a fine-tuned model out. Read this first.
 
 This half goes as far as Unsloth's import, so that what can be wrong without it is told at once: the config, the
-device, the token to push with, the data's place and columns, the output folder. `finetuning.py` tells the rest.
+device, the token to push with, the data's place and columns, the output folder. While Unsloth is imported, another
+process prepares the data and a thread reads the weights. `finetuning.py` tells the rest.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from gptoss_ft.config import LoadedConfig
+from gptoss_ft.data.ahead import data_ahead
 from gptoss_ft.data.entries import open_entries
 from gptoss_ft.data.intake import check_first_rows
+from gptoss_ft.model.read_ahead import read_weights_ahead
 from gptoss_ft.publishing.hub import lacks_token, push, push_target
 from gptoss_ft.publishing.model_card import check_card, write_card
 from gptoss_ft.publishing.run_facts import read_facts
@@ -39,10 +42,13 @@ def train(loaded: LoadedConfig, restart: bool = False) -> RunResult:
     entries = open_entries(job)
     check_first_rows(entries)
 
-    with claimed_folder(job, restart) as output:
+    with claimed_folder(job, restart) as output, data_ahead(job) as ahead:
         narration.show_start(console, device, output, "nowhere: HF_TOKEN is not set" if lacks_token(job) else repo_id)
         with quiet_libraries(output.path / LIBRARIES_LOG):
+            read_weights_ahead(job.model)
             import_unsloth(device)
+            with narration.preparing(console) as progress:
+                ahead.wait(progress)
             # It imports transformers, trl and peft, which Unsloth must come before.
             from gptoss_ft.finetuning import finetune
 

@@ -12,21 +12,30 @@ import gc
 import importlib
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from gptoss_ft.errors import MachineError
+from gptoss_ft.errors import MachineError, SettingError
 
 GIB = 1024**3
 # The CUDA 13.0 build of torch needs a driver of this branch or newer.
 OLDEST_DRIVER = 580
 OLDEST_CAPABILITY = (7, 5)
+# The packages that write code, or are rewritten by it.
+COMPILERS = ("torch", "triton", "unsloth", "unsloth_zoo", "transformers")
+
+# What PUSH_TO_HUB and RUN_EVALUATION take.
+SWITCHES = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 DeviceKind = Literal["cuda", "cpu"]
 
@@ -66,22 +75,19 @@ def free_gib(folder: Path) -> float:
 
 
 def prepare_environment() -> None:
-    """Set what libraries read at import. Called once, before any of them is imported; idempotent."""
-    cache = cache_folder().absolute()
-    compile_caches = {
-        # Left alone, the GPU code writes ./unsloth_compiled_cache at import (Unsloth 2026.10.9).
-        "UNSLOTH_COMPILE_LOCATION": "unsloth_compiled",
-        "TORCHINDUCTOR_CACHE_DIR": "inductor",
-        "UNSLOTH_MEGA_CACHE_DIR": "unsloth_mega",
-        "TRITON_CACHE_DIR": "triton",
-    }
-    for variable, folder in compile_caches.items():
-        os.environ.setdefault(variable, str(cache / folder))
+    """Set what libraries read at import. Called once, before any of them is imported; idempotent. `SettingError` for a
+    variable of ours that says neither yes nor no: found out before the hours at whose end it is asked."""
+    for variable in ("PUSH_TO_HUB", "RUN_EVALUATION"):
+        _switch(variable)
     fixed = {
         # Its statistics call asks 8.8.8.8 and then the hub for repositories that no config names.
         "UNSLOTH_DISABLE_STATISTICS": "1",
         # Batches are padded: what Unsloth would lay end to end for some models only changes how they are computed.
         "UNSLOTH_DISABLE_AUTO_PADDING_FREE": "1",
+        # It bundles what lies in the compile caches already: written twice, and unpacked again at every start.
+        "UNSLOTH_MEGA_CACHE": "0",
+        # Triton 3.6 keeps its kernels, but measures anew in every process which of them is the fastest.
+        "TRITON_CACHE_AUTOTUNING": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "0" if sys.stderr.isatty() else "1",
         "WANDB_SILENT": "true",
@@ -89,6 +95,10 @@ def prepare_environment() -> None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     os.environ.update(fixed)
+    # Else torch 2.11 traces graphs with a custom backward pass anew at every start. The pass is in the cache's key.
+    os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE_ALLOW_CUSTOM_AUTOGRAD", "1")
+    # Its warnings are of every try to reach the hub, on the terminal; the last try ends in an error of ours.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     # Threads that wait must not keep the cores: with another program beside it, spinning costs a CPU job fivefold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "microsoft" not in platform.release().lower():
@@ -113,7 +123,14 @@ def stock_environment() -> dict[str, str]:
 
 
 def find_device(wanted: Literal["cuda", "cpu", "auto"]) -> Device:
-    """The device for `model.device`; a `MachineError` when a GPU is wanted and none can be used."""
+    """The device for `model.device`, and from here on the compile caches are those for it. A `MachineError` when a GPU
+    is wanted and none can be used."""
+    device = _find_device(wanted)
+    _place_compile_caches(device)
+    return device
+
+
+def _find_device(wanted: Literal["cuda", "cpu", "auto"]) -> Device:
     if wanted == "cpu":
         # A driver that shows no device makes Unsloth raise unless the GPUs are masked.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -130,6 +147,26 @@ def find_device(wanted: Literal["cuda", "cpu", "auto"]) -> Device:
         "Run on a machine with an NVIDIA GPU, or try the job that needs none: --config configs/smoke.yaml",
         key="model.device",
     )
+
+
+def _place_compile_caches(device: Device) -> None:
+    """Name the folders that compiled code is kept in, unless the environment does."""
+    folder = cache_folder().absolute() / "compiled" / _compiled_for(device)
+    caches = {
+        # Left alone, the GPU code writes ./unsloth_compiled_cache at import (Unsloth 2026.10.9).
+        "UNSLOTH_COMPILE_LOCATION": "unsloth",
+        "TORCHINDUCTOR_CACHE_DIR": "inductor",
+        "TRITON_CACHE_DIR": "triton",
+    }
+    for variable, name in caches.items():
+        os.environ.setdefault(variable, str(folder / name))
+
+
+def _compiled_for(device: Device) -> str:
+    """All that compiled code depends on, as a folder's name: another version or GPU never meets it."""
+    versions = (f"{name}_{version(name)}" for name in COMPILERS)
+    target = "cpu" if device.capability is None else f"sm_{device.capability.replace('.', '')}"
+    return "-".join([*versions, str(sys.implementation.cache_tag), target])
 
 
 def _gpu() -> Device:
@@ -169,6 +206,17 @@ def _cpu_name() -> str:
 
 
 def _driver_version() -> str | None:
+    """The version of the driver that a GPU is used through."""
+    try:
+        loaded = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        loaded = ""
+    # nvidia-smi wakes every GPU first, which can take seconds.
+    found = re.search(r"^NVRM version:.*?\s(\d+\.[\d.]+)\s", loaded)
+    return found[1] if found else _answering_driver()
+
+
+def _answering_driver() -> str | None:
     try:
         answer = subprocess.run(
             ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
@@ -180,7 +228,7 @@ def _driver_version() -> str | None:
 
 
 def _why_no_gpu() -> str:
-    driver = _driver_version()
+    driver = _answering_driver()
     if driver is None:
         return "no NVIDIA driver answers here (nvidia-smi)"
     major = driver.partition(".")[0]
@@ -191,18 +239,37 @@ def _why_no_gpu() -> str:
 
 def import_unsloth(device: Device) -> ModuleType:
     """Import Unsloth, which must come before transformers, trl and peft; tell it of a CPU. After
-    `prepare_environment`."""
+    `prepare_environment` and `find_device`."""
     if device.kind == "cpu":
         # Also where a GPU is there but not wanted.
         os.environ["UNSLOTH_FORCE_CPU"] = "1"
         # Unsloth compiles the attention masks, which on a CPU needs a C++ compiler and takes 15 s once a run.
         os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    if not has_wandb_key():
+        # Unsloth and trl import it if it can be found, for 0.7 s; without a key nothing uses it.
+        sys.modules.setdefault("wandb", None)  # type: ignore[arg-type]  # what makes an import fail, by its documentation
     inductor_cache = os.environ["TORCHINDUCTOR_CACHE_DIR"]
-    unsloth = importlib.import_module("unsloth")
+    with _no_garbage_collection():
+        unsloth = importlib.import_module("unsloth")
     # Its import takes the variable away (2026.10.9, unsloth_zoo/patching_utils.py), and /tmp is not kept.
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = inductor_cache
     _keep_headers_out_of_tmp()
     return unsloth
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Import without looking for garbage, of which an import makes none, and never look through what it made: loading
+    and training ask for dozens of collections, each of which would walk a million objects (0.5 s)."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if not gc.get_freeze_count():
+            gc.freeze()
+        if was_on:
+            gc.enable()
 
 
 def hold_mxfp4_packed(packed: bool) -> None:
@@ -210,11 +277,29 @@ def hold_mxfp4_packed(packed: bool) -> None:
     os.environ["UNSLOTH_MXFP4_KEEP_PACKED"] = "1" if packed else "0"
 
 
+def hold_experts_dequantized(held: bool) -> None:
+    """Say whether Unsloth keeps the 4-bit experts that a forward pass has dequantized for the backward pass, or makes
+    them anew. It asks at every layer."""
+    os.environ["UNSLOTH_MOE_RECOMPUTE"] = "0" if held else "1"
+
+
+def experts_are_held_dequantized() -> bool:
+    return os.environ.get("UNSLOTH_MOE_RECOMPUTE") == "0"
+
+
 def _keep_headers_out_of_tmp() -> None:
     """Inductor puts precompiled C++ headers into /tmp whatever its cache folder is (torch 2.11.0, codecache.py)."""
     from torch._inductor import config
 
     config.cpp_cache_precompile_headers = False
+
+
+def limit_gpu_memory(device: Device, gib: float | None) -> None:
+    """Have CUDA's allocator refuse to reserve more than `gib`; None: no limit but the GPU's."""
+    if device.kind == "cuda" and gib is not None:
+        import torch
+
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib / device.total_gib))
 
 
 def release_cached_memory(device: Device) -> None:
@@ -270,17 +355,31 @@ def hub_user() -> str | None:
 
 def push_wanted(configured: bool) -> bool:
     """`hub.push`, unless PUSH_TO_HUB says otherwise."""
-    return push_demanded() if os.environ.get("PUSH_TO_HUB") else configured
+    switch = _switch("PUSH_TO_HUB")
+    return configured if switch is None else switch
 
 
 def push_demanded() -> bool:
     """Whether PUSH_TO_HUB says yes."""
-    return os.environ.get("PUSH_TO_HUB", "").lower() not in ("", "false", "0", "no", "off")
+    return _switch("PUSH_TO_HUB") is True
 
 
 def evaluation_wanted() -> bool:
     """Whether a run evaluates and asks its prompts at its end: unless RUN_EVALUATION says no."""
-    return os.environ.get("RUN_EVALUATION", "").lower() not in ("false", "0", "no", "off")
+    return _switch("RUN_EVALUATION") is not False
+
+
+def _switch(variable: str) -> bool | None:
+    """Yes or no, as a variable says; None where it is not set. `SettingError` for another word."""
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        return None
+    if value.lower() not in SWITCHES:
+        words = ", ".join(SWITCHES)
+        raise SettingError(
+            f"{variable}={value}: wanted yes or no, as one of {words}", f"Set {variable} anew, or unset it."
+        )
+    return SWITCHES[value.lower()]
 
 
 def direct_wandb(folder: Path, project: str) -> None:

@@ -4,10 +4,9 @@
 hub id. Without `--config` the job is that of the job.yaml beside the model, else of config.yaml.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,16 +23,26 @@ from gptoss_ft.config import (
     load_job_config,
 )
 from gptoss_ft.errors import DataError, HubError, OutputError, SettingError
+from gptoss_ft.foreign_adapter import ADAPTER_CONFIG, lora_of
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.model.repository import MODEL_FILES
-from gptoss_ft.reporting.console import quiet_libraries
+from gptoss_ft.reporting.console import counted, quiet_libraries
+from gptoss_ft.reporting.in_use import in_use
+from gptoss_ft.reporting.manifest import NAME as MANIFEST
 from gptoss_ft.reporting.output_folder import CHECKPOINT, FINAL_MODEL, MERGED_MODEL, folder_of
-from gptoss_ft.runtime import Device, cache_folder, find_device, import_unsloth, prepare_environment
+from gptoss_ft.runtime import (
+    Device,
+    cache_folder,
+    find_device,
+    import_unsloth,
+    output_root,
+    prepare_environment,
+)
 
 if TYPE_CHECKING:  # Unsloth must come before transformers
     from transformers import PreTrainedTokenizerBase
 
-ADAPTER_CONFIG = "adapter_config.json"
+CHECKPOINT_NAME = re.compile(rf"{CHECKPOINT}(\d+)")
 PROJECT_CONFIG = Path(__file__).parents[1] / "config.yaml"
 
 
@@ -55,15 +64,30 @@ class Subject:
     def on_base(self, base: ModelSection) -> "Subject":
         """The same adapter on the weights that `base` loads."""
         model = base.model_copy(update={"adapter": str(self.folder)})
-        return replace(self, loaded=replace(self.loaded, job=self.job.model_copy(update={"model": model})))
+        return self.with_job(self.job.model_copy(update={"model": model}))
+
+    def with_job(self, job: JobConfig) -> "Subject":
+        return replace(self, loaded=replace(self.loaded, job=job))
+
+    def trained_by(self) -> JobConfig | None:
+        """The job of the job.yaml beside it; None where nothing was trained, or nothing says how."""
+        job_file = find_job_file(self.folder) if self.folder is not None else None
+        return load_job_config(job_file).job if job_file is not None else None
 
     def own_job(self) -> JobConfig:
         """The job that made it, with the hub's settings of the config in use: they may have changed since."""
-        job_file = find_job_file(self.folder) if self.folder is not None else None
-        if job_file is not None:
-            return load_job_config(job_file).job.model_copy(update={"hub": self.job.hub})
+        trained_by = self.trained_by()
+        if trained_by is not None:
+            return trained_by.model_copy(update={"hub": self.job.hub})
         # Its own folder stands in `job` as the adapter to load, not as one that training went on from.
         return self.job.model_copy(update={"model": self.job.model.model_copy(update={"adapter": None})})
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """No `train --restart` moves the run's folder that it lies in for as long as this lasts."""
+        run = self.folder.absolute().parent if self.folder is not None else None
+        with in_use(run) if run is not None and (run / MANIFEST).is_file() else nullcontext():
+            yield
 
     def require_adapter(self) -> Path:
         """The adapter's folder; `SettingError` where this is a whole model."""
@@ -93,21 +117,31 @@ class Ready:
 def find_subject(model: str | None, config: Path | None, overrides: Sequence[str]) -> Subject:
     """What `--model`, `--config` and `--set` mean together; None for a model is the config's final_model. Downloads
     what is named by its hub id, unless it is a base model. Raises `JobError`."""
-    if model is None or model in ("base", FINAL_MODEL, MERGED_MODEL) or re.fullmatch(rf"{CHECKPOINT}\d+", model):
+    if model is None or model in ("base", FINAL_MODEL, MERGED_MODEL) or CHECKPOINT_NAME.fullmatch(model):
         return _of_config(model or FINAL_MODEL, config, overrides)
-    folder = Path(model).expanduser()
-    if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+    folder = _place(model)
+    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         downloaded = _downloaded(model)
         if downloaded is None:
             loaded = _load(config, overrides)
             return Subject("base", model, None, _with_model(loaded, name=model, revision=None, adapter=None))
         folder = downloaded
-    if not folder.is_dir():
+    if not model or not folder.is_dir():
         raise OutputError(
-            f"there is no folder {model}",
+            f"{model} is a file, not a folder" if folder.is_file() else f"there is no folder {model or repr(model)}",
             f"Name a folder, a hub id, base, {FINAL_MODEL}, {MERGED_MODEL} or {CHECKPOINT}N.",
         )
     return _of_folder(model, folder, config, overrides)
+
+
+def _place(model: str) -> Path:
+    """The folder that `--model` names. outputs/NAME is that of the output root, wherever that lies: a container has it
+    elsewhere than the model card says."""
+    folder = Path(model).expanduser()
+    if folder.parts[:1] == ("outputs",):
+        in_root = output_root().joinpath(*folder.parts[1:])
+        folder = in_root if in_root.exists() else folder
+    return folder
 
 
 def _load(config: Path | None, overrides: Sequence[str]) -> LoadedConfig:
@@ -124,26 +158,55 @@ def _of_config(model: str, config: Path | None, overrides: Sequence[str]) -> Sub
         loaded = load_job_config(own, overrides) if own is not None else loaded
         return Subject("base", loaded.job.model.name, None, _with_model(loaded, adapter=None))
     if not (run / model).is_dir():
-        raise OutputError(
-            f"there is no {run / model}", "Train first, or say with --model what to use.", key="training.output_dir"
-        )
+        raise OutputError(f"there is no {run / model}", _instead_of(model, run), key="training.output_dir")
     return _of_folder(str(run / model), run / model, config, overrides)
+
+
+def _instead_of(model: str, run: Path) -> str:
+    """What to do where a model is not in a run's folder."""
+    there = models_in(run)
+    if model == MERGED_MODEL and there:
+        return "Merge first, with the command merge."
+    if there:
+        return f"There are {', '.join(there)}."
+    return "Train first, or say with --model what to use."
+
+
+def models_in(run: Path) -> list[str]:
+    """The names of the models in a run's folder: final_model, merged_model, then the checkpoints, newest first."""
+    names = [name for name in (FINAL_MODEL, MERGED_MODEL) if (run / name).is_dir()]
+    steps = [int(found[1]) for path in run.glob(f"{CHECKPOINT}*") if (found := CHECKPOINT_NAME.fullmatch(path.name))]
+    return names + [f"{CHECKPOINT}{step}" for step in sorted(steps, reverse=True)]
 
 
 def _of_folder(name: str, folder: Path, config: Path | None, overrides: Sequence[str]) -> Subject:
     job_file = find_job_file(folder)
     loaded = _load(config or job_file, overrides)
     if (folder / ADAPTER_CONFIG).is_file():
-        lora = _lora_of(folder) if job_file is None else _own_lora(name, job_file, loaded)
+        _refuse_lora_settings(name, loaded)
+        lora = lora_of(folder) if job_file is None else _own_lora(name, job_file, loaded)
         loaded = replace(loaded, job=loaded.job.model_copy(update={"lora": lora}))
         return Subject("adapter", name, folder, _with_model(loaded, adapter=str(folder)))
     if (folder / "config.json").is_file():
         whole = _with_model(loaded, name=str(folder), revision=None, load_in_4bit=False, adapter=None)
         return Subject("merged", name, folder, whole)
+    if found := models_in(folder):
+        raise DataError(
+            f"{folder} is a run's folder, which holds {counted(len(found), 'model')}",
+            f"Name one of them: {', '.join(str(folder / name) for name in found)}.",
+        )
     raise DataError(
         f"{folder} holds neither {ADAPTER_CONFIG} nor config.json",
         "Name the folder of an adapter or of a whole model.",
     )
+
+
+def _refuse_lora_settings(name: str, loaded: LoadedConfig) -> None:
+    given = [key for key in loaded.source.overrides if key.startswith("lora.")]
+    if given:
+        raise SettingError(
+            f"--set {given[0]} has no effect: {name} is trained, and its own settings count", "Leave it out.", given[0]
+        )
 
 
 def _own_lora(name: str, job_file: Path, loaded: LoadedConfig) -> LoraSection:
@@ -164,42 +227,6 @@ def _with_model(loaded: LoadedConfig, **changes: Any) -> LoadedConfig:
     return replace(loaded, job=loaded.job.model_copy(update={"model": model}))
 
 
-def _lora_of(folder: Path) -> LoraSection:
-    """The settings of an adapter that came without a job.yaml, from its adapter_config.json."""
-    try:
-        content = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        kind, modules = content["peft_type"], content.get("target_modules") or []
-        parameters = content.get("target_parameters") or []
-        if kind != "LORA":
-            raise DataError(f"{folder} holds a {kind} adapter", "Name a LoRA adapter.")
-        if isinstance(modules, str):
-            raise DataError(
-                f"{folder}/{ADAPTER_CONFIG} names its modules by a pattern, so what it adapts cannot be told",
-                f"Put the job.yaml of the job that made it into {folder}.",
-            )
-        names = [*modules]
-        # Experts of every layer go by the names that every layout of them has.
-        if set(parameters) == {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}:
-            names, parameters = [*modules, "gate_proj", "up_proj", "down_proj"], []
-        return LoraSection(
-            r=content["r"],
-            alpha=int(content["lora_alpha"]),
-            bias=content.get("bias", "none"),
-            target_modules=names,
-            target_parameters=parameters or None,
-            use_rslora=content.get("use_rslora", False),
-            use_dora=content.get("use_dora", False),
-            modules_to_save=content.get("modules_to_save"),
-        )
-    except (LookupError, TypeError, ValueError) as error:
-        # pydantic's ValidationError is a ValueError, and so is what json raises.
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"{folder}/{ADAPTER_CONFIG} is not a LoRA adapter's that can be used here: {reason}",
-            f"Put the job.yaml of the job that made it into {folder}.",
-        ) from None
-
-
 def _downloaded(repo_id: str) -> Path | None:
     """The folder of an adapter or of a merged model on the hub, which both have a job.yaml or an adapter_config.json;
     None where the repository holds a base model."""
@@ -207,7 +234,7 @@ def _downloaded(repo_id: str) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        with explained(repo_id, "model.name"):
+        with explained(repo_id, ""):
             words = Path(snapshot_download(repo_id, allow_patterns=["adapter_*", "*.json", "*.jinja", JOB_FILE]))
             if (words / ADAPTER_CONFIG).is_file():
                 return words

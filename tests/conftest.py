@@ -4,12 +4,13 @@ import atexit
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
+from warm_processes import WarmProcesses
 
 from gptoss_ft import runtime, tiny
 
@@ -21,11 +22,22 @@ atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ["GPTOSS_FT_CACHE"] = _CACHE
 os.environ["HF_HOME"] = f"{_CACHE}/huggingface"
 os.environ["HF_HUB_OFFLINE"] = "1"
-for _variable in ("HF_TOKEN", "WANDB_API_KEY", "PUSH_TO_HUB", "RUN_EVALUATION", "GPTOSS_FT_OUTPUT_ROOT"):
+for _variable in (
+    "HF_TOKEN", "WANDB_API_KEY", "PUSH_TO_HUB", "RUN_EVALUATION", "GPTOSS_FT_OUTPUT_ROOT",
+    # Set where a process starts others to run tests in; each has a cache of its own.
+    "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "UNSLOTH_COMPILE_LOCATION",
+):  # fmt: skip
     os.environ.pop(_variable, None)
 runtime.prepare_environment()
 DEVICE = runtime.find_device("cpu")
 runtime.import_unsloth(DEVICE)
+
+# They import transformers, which Unsloth must come before.
+from openai_harmony import HarmonyEncoding  # noqa: E402
+from transformers import PreTrainedTokenizerBase  # noqa: E402
+
+from gptoss_ft.data.harmony_ranks import harmony_encoding  # noqa: E402
+from gptoss_ft.data.tokenizer import load_tokenizer  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +65,17 @@ def real_tokenizer_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_tokenizer(real_tokenizer_folder: Path) -> PreTrainedTokenizerBase:
+    """Loaded once, in seconds; not to be changed."""
+    return load_tokenizer(str(real_tokenizer_folder), None, None)
+
+
+@pytest.fixture(scope="session")
+def harmony_of_real_tokenizer(real_tokenizer_folder: Path) -> HarmonyEncoding:
+    return harmony_encoding(real_tokenizer_folder / "tokenizer.json")
+
+
+@pytest.fixture(scope="session")
 def samples_folder() -> Path:
     """Sample rows in the published data sets' schemas, in the folder that GPTOSS_FT_SAMPLES_DIR names."""
     folder = os.environ.get("GPTOSS_FT_SAMPLES_DIR")
@@ -62,24 +85,19 @@ def samples_folder() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def same_adapters_are_checked_once() -> Iterator[None]:
-    """Every run ends with a process that puts its adapter on the stock model, 5 s long; of adapters with the same
-    settings, names and shapes on the same config once is enough."""
-    from gptoss_ft.model import portable
-
-    check, seen = portable.check_portable, set[tuple[object, ...]]()
-
-    def check_once(folder: Path, config_folder: Path) -> None:
-        with safe_open(folder / portable.WEIGHTS, "pt") as file:
-            shapes = tuple((name, *file.get_slice(name).get_shape()) for name in sorted(file.keys()))
-        key = ((folder / portable.CONFIG).read_bytes(), (config_folder / "config.json").read_bytes(), shapes)
-        if key not in seen:
-            check(folder, config_folder)
-            seen.add(key)
-
+def warm_processes() -> Iterator[WarmProcesses]:
+    """The processes that commands start for their checks have the heavy libraries imported already."""
+    warm = WarmProcesses()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(portable, "check_portable", check_once)
-        yield
+        patched.setattr(subprocess, "run", warm.run)
+        yield warm
+    warm.end()
+
+
+@pytest.fixture
+def cold_processes(warm_processes: WarmProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process is started as users start it."""
+    monkeypatch.setattr(subprocess, "run", warm_processes.cold)
 
 
 @pytest.hookimpl(wrapper=True)

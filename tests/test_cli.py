@@ -3,6 +3,7 @@
 Most run `main` in this process, where an exception that is not a user's would end the test; a few start train.py.
 """
 
+import importlib
 import io
 import json
 import os
@@ -160,6 +161,7 @@ def test_every_mistake_is_shown_at_once(train: Run) -> None:
     [
         ("training.max_step=1", "--set training.max_step: unknown key; did you mean training.max_steps?"),
         ("lora.r", "--set lora.r: wanted KEY=VALUE, such as training.max_steps=100"),
+        ("=3", "--set : wanted KEY=VALUE, such as training.max_steps=100"),
         ("lora.r=x", '--set lora.r: read "x"; wanted a whole number, 1 or more'),
     ],
 )
@@ -383,7 +385,10 @@ def test_no_gpu(train: Run) -> None:
 # The hub: exit code 5.
 
 OFFLINE = "is not in the local cache and the hub cannot be reached"
-OFFLINE_CURE = "Check the network and HF_HUB_OFFLINE, or download it once with a network."
+OFFLINE_CURE = (
+    "Check the network and HF_HUB_OFFLINE, or download it once with a network. "
+    "The job configs/smoke.yaml runs without a network."
+)
 
 
 @pytest.mark.parametrize("key", ["model.name", "dataset.path", "model.adapter"])
@@ -393,10 +398,16 @@ def test_the_hub_cannot_be_reached(train: Run, key: str) -> None:
 
 def test_nothing_to_push_with(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUSH_TO_HUB", "true")
-    train("hub.push=true").check(
-        ExitCode.HUB,
-        "error: --set hub.push: there is no token to push with",
-        "Set HF_TOKEN, or hub.push: false.",
+    train().check(ExitCode.HUB, "error: there is no token to push with", "Set HF_TOKEN, or unset PUSH_TO_HUB.")
+
+
+@pytest.mark.parametrize("variable", ["PUSH_TO_HUB", "RUN_EVALUATION"])
+def test_a_switch_that_says_neither_yes_nor_no(train: Run, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "flase")
+    train().check(
+        ExitCode.CONFIG,
+        f"error: {variable}=flase: wanted yes or no, as one of true, 1, yes, on, false, 0, no, off",
+        f"Set {variable} anew, or unset it.",
     )
 
 
@@ -431,6 +442,31 @@ def test_a_signal_before_training(train: Run, monkeypatch: pytest.MonkeyPatch, n
         "stopped: at once; steps since the last checkpoint, if any, are lost",
         "The same command continues.",
     )
+
+
+def test_an_interrupted_merge_says_what_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("outputs/run/final_model")
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    shutil.copyfile("job.yaml", folder.parent / "job.yaml")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name, words, cure in (
+        ("merge", "the files of weights that were whole are kept", "The same command continues."),
+        ("push", "what has arrived at the hub is not sent again", "The same command continues."),
+        ("evaluate", "nothing is left half done", "The same command begins anew."),
+    ):
+        monkeypatch.setattr(importlib.import_module(STORIES[name][0]), STORIES[name][1], interrupted)
+        run(name, "--model", str(folder)).check(ExitCode.INTERRUPTED, f"stopped: at once; {words}", cure)
+
+
+STORIES = {
+    "merge": ("gptoss_ft.publishing.merge_command", "merge_adapter"),
+    "push": ("gptoss_ft.publishing.push_command", "push_model"),
+    "evaluate": ("gptoss_ft.inference.evaluate_command", "evaluate"),
+}
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

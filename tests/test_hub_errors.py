@@ -1,6 +1,7 @@
 """What the hub's client really raises, against a server of ours that answers as the hub does → one sentence each."""
 
 import errno
+import logging
 import socket
 import traceback
 from collections.abc import Callable, Iterator
@@ -28,10 +29,12 @@ from gptoss_ft.hub_errors import explained, redacted
 NAME = "owner/name"
 GATED_CURE = "Accept its terms on https://huggingface.co/{}, then set HF_TOKEN to a token of that account."
 PRIVATE_CURE = "Check the name; for a private repository set HF_TOKEN to a token that can read it."
+WITHOUT_NETWORK = " The job configs/smoke.yaml runs without a network."
 NETWORK_CURE = (
     "Check the network, the proxy (https_proxy) and HF_ENDPOINT; with all in the cache, set HF_HUB_OFFLINE=1."
+    + WITHOUT_NETWORK
 )
-OFFLINE_CURE = "Check the network and HF_HUB_OFFLINE, or download it once with a network."
+OFFLINE_CURE = f"Check the network and HF_HUB_OFFLINE, or download it once with a network.{WITHOUT_NETWORK}"
 
 
 @dataclass
@@ -277,6 +280,10 @@ def test_a_hub_that_does_not_answer(online: None, tmp_path: Path) -> None:
         api = HfApi(endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
         message = f"the hub cannot be reached for {NAME}"
         check(told(lambda: api.model_info(NAME, timeout=0.05)), HubError, ExitCode.HUB, message, NETWORK_CURE)
+
+
+def test_each_try_of_the_client_is_not_told_on_the_terminal() -> None:
+    assert logging.getLogger("huggingface_hub").getEffectiveLevel() == logging.ERROR
 
 
 def test_without_a_network_by_choice(tmp_path: Path) -> None:

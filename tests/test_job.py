@@ -44,6 +44,18 @@ def run(load: Callable[..., LoadedConfig]) -> Run:
     return lambda *overrides, restart=False: job.train(load(*overrides), restart)
 
 
+def test_packed_rows_are_what_a_step_takes(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run("training.packing=true", "training.max_steps=2", "training.save_steps=9", "model.max_seq_length=512")
+    said = " ".join(capsys.readouterr().out.split())
+    found = re.search(r"packing: 24 samples in (\d+) rows of 512 tokens, ([\d.]+) % full", said)
+    assert found is not None
+    records = [json.loads(line) for line in (result.folder / "log.jsonl").read_text().splitlines()]
+    # More than eight samples hold, the longest of which has 169 tokens.
+    assert records[-1]["tokens"] > 2 * 4 * 170
+    assert int(found[1]) < 12
+    assert result.losses[-1] < result.losses[0]
+
+
 def test_a_run_leaves_what_the_readme_promises(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     previous = os.umask(0o027)
     try:

@@ -68,6 +68,33 @@ def test_a_config_of_another_base_is_refused_unless_set_says_so(run: Path) -> No
     assert find_subject(None, None, ["model.name=moved/llama"]).job.model.name == "moved/llama"
 
 
+def test_what_a_run_does_have_is_told(run: Path) -> None:
+    (run / "checkpoint-12").mkdir()
+    with pytest.raises(OutputError) as raised:
+        find_subject("checkpoint-9", None, [])
+    assert raised.value.cure == "There are final_model, merged_model, checkpoint-12, checkpoint-4."
+    (run / "merged_model").rename("elsewhere")
+    with pytest.raises(OutputError, match="there is no outputs/run/merged_model") as raised:
+        find_subject("merged_model", None, [])
+    assert raised.value.cure == "Merge first, with the command merge."
+    with pytest.raises(DataError, match="outputs/run is a run's folder, which holds 3 models") as own:
+        find_subject("outputs/run", None, [])
+    assert own.value.cure.startswith("Name one of them: outputs/run/final_model, outputs/run/checkpoint-12, ")
+
+
+def test_outputs_are_found_where_the_output_root_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("outputs").rename("results")
+    monkeypatch.setenv("GPTOSS_FT_OUTPUT_ROOT", "results")
+    # As a model card names it, and as the container, which has its results elsewhere, does not.
+    assert find_subject("outputs/run/final_model", None, []).folder == Path("results/run/final_model")
+
+
+def test_an_adapters_own_settings_cannot_be_set(run: Path) -> None:
+    with pytest.raises(SettingError, match=r"--set lora.r has no effect: outputs/run/final_model is trained") as raised:
+        find_subject(None, None, ["lora.r=16"])
+    assert raised.value.key == "lora.r"
+
+
 PORTABLE = {
     "peft_type": "LORA", "r": 4, "lora_alpha": 8.0, "target_modules": ["q_proj"],
     "target_parameters": ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"], "use_rslora": True,
@@ -113,6 +140,11 @@ def test_what_is_not_there_is_told() -> None:
         find_subject("checkpoint-9", None, [])
     with pytest.raises(HubError, match="and there is no folder outputs/laptop"):
         find_subject("outputs/laptop", None, [])
+    with pytest.raises(OutputError, match="there is no folder ''"):
+        find_subject("", None, [])
+    Path("README.md").touch()
+    with pytest.raises(OutputError, match=r"README.md is a file, not a folder"):
+        find_subject("README.md", None, [])
     Path("empty").mkdir()
     with pytest.raises(DataError, match=r"holds neither adapter_config.json nor config.json"):
         find_subject("empty", None, [])

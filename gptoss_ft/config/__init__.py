@@ -10,6 +10,7 @@ from gptoss_ft.config.schema import (
     JobConfig,
     LoraSection,
     ModelSection,
+    PerformanceSection,
     TrackingSection,
     TrainingSection,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "LoadedConfig",
     "LoraSection",
     "ModelSection",
+    "PerformanceSection",
     "TrackingSection",
     "TrainingSection",
     "by_owner",

@@ -7,7 +7,7 @@ Nothing here imports torch or transformers: a mistake in a config is shown in a 
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from gptoss_ft.config.dataset_rules import entry_faults
@@ -221,8 +221,7 @@ class TrainingSection(Section):
         description="Length of the run in passes over the data; null where max_steps ends the run.",
     )
     max_steps: PositiveInt | None = Field(
-        default=None,
-        json_schema_extra={"default": DEFAULT_MAX_STEPS},
+        default=DEFAULT_MAX_STEPS,
         description="Length of the run in optimizer steps; null where num_train_epochs ends the run.",
     )
     per_device_train_batch_size: PositiveInt = Field(
@@ -260,6 +259,13 @@ class TrainingSection(Section):
         default="unsloth",
         description="Recompute activations to save memory; unsloth keeps some in the host's memory instead.",
     )
+    packing: bool = Field(
+        default=False,
+        description=(
+            "Lay samples end to end into full rows of max_seq_length, across optimizer steps; it changes what a batch "
+            "is."
+        ),
+    )
     logging_steps: PositiveInt = Field(default=1, description="Steps between two lines of the log.")
     save_steps: PositiveInt = Field(default=10, description="Steps between two checkpoints.")
     save_total_limit: PositiveInt | None = Field(
@@ -287,17 +293,25 @@ class TrainingSection(Section):
         default="gpt-oss-finetune", description="Folder of the run's files, inside outputs/."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_default_beside_epochs(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "max_steps" not in given and given.get("num_train_epochs") is not None:
+            return {**given, "max_steps": None}
+        return given
+
     @field_validator("max_steps")
     @classmethod
     def _one_end(cls, max_steps: int | None, info: ValidationInfo) -> int | None:
-        """A run ends by steps or by epochs: neither given means the default steps, both is an error."""
+        """A run ends by steps or by epochs: neither given means the default steps; both, or null for both, is an
+        error."""
         if "num_train_epochs" not in info.data:  # it is itself wrong, and shown for that
             return max_steps
-        if info.data["num_train_epochs"] is None:
-            return DEFAULT_MAX_STEPS if max_steps is None else max_steps
-        if max_steps is not None:
+        if max_steps is None and info.data["num_train_epochs"] is None:
+            raise ValueError("wanted a number of steps, or num_train_epochs beside it: nothing ends the run")
+        if max_steps is not None and info.data["num_train_epochs"] is not None:
             raise PydanticCustomError("two_ends", "max_steps and num_train_epochs are both set")
-        return None
+        return max_steps
 
     @field_validator("eval_steps")
     @classmethod
@@ -321,6 +335,30 @@ class TrainingSection(Section):
         if "lr_scheduler_type" in info.data:
             check_scheduler_kwargs(info.data["lr_scheduler_type"], kwargs)
         return kwargs
+
+
+class PerformanceSection(Section):
+    """How an optimizer step is computed; what it computes stays the same."""
+
+    plan: Literal["auto", "off"] = Field(
+        default="auto",
+        description=(
+            "auto fits micro-batches, recomputation and what is kept on the GPU to its memory; off computes as "
+            "`training` says."
+        ),
+    )
+    memory_limit_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="Most GPU memory that a run may take, in GiB; null: all that the GPU has.",
+    )
+    fused_experts: bool = Field(
+        default=False,
+        description=(
+            "Compute gpt-oss's 4-bit experts by this package's own kernels; false leaves them to Unsloth. "
+            "Experimental: not measured yet."
+        ),
+    )
 
 
 class EvaluationSection(Section):
@@ -404,6 +442,7 @@ class JobConfig(BaseModel):
         Discriminator(_shape),
     ] = Field(default_factory=DatasetSection)
     training: TrainingSection = Field(default_factory=TrainingSection)
+    performance: PerformanceSection = Field(default_factory=PerformanceSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     tracking: TrackingSection = Field(default_factory=TrackingSection)
     hub: HubSection = Field(default_factory=HubSection)
@@ -428,6 +467,7 @@ SECTIONS: dict[str, type[Section]] = {
     "lora": LoraSection,
     "dataset": DatasetSection,
     "training": TrainingSection,
+    "performance": PerformanceSection,
     "evaluation": EvaluationSection,
     "tracking": TrackingSection,
     "hub": HubSection,

@@ -210,7 +210,7 @@ def _overrides(overrides: Sequence[str], mistakes: _Mistakes) -> dict[tuple[str,
         key, equals, text = override.partition("=")
         key = key.strip()
         parsed = parse_key(key)
-        if not equals:
+        if not equals or not key:
             mistakes.in_override(shown_text(key), "wanted KEY=VALUE, such as training.max_steps=100")
         elif parsed is None or parsed.rest:
             mistakes.in_override(shown_text(key), unknown_key(key))

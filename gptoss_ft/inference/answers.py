@@ -104,12 +104,9 @@ def gather(pieces: Sequence[Piece], text: str, prompt_tokens: int, new_tokens: i
     )
 
 
-OF_AN_ANSWER = {"effort", "analysis", "answer", "calls", "tokens", "stop", "commentary", "unread"}
-
-
-def row_of(question: Question, answer: Answer) -> dict[str, Any]:
-    """A line of output: what was asked, the effort where one was named, and the answer. What the row that was asked
-    also calls by one of these names gives way."""
+def row_of(question: Question, answer: Answer, prefix: str = "") -> dict[str, Any]:
+    """A line of output: what was asked, the effort where one was named, and the answer, whose keys begin with
+    `prefix`."""
     effort = question.conversation.effort
     said: dict[str, Any] = {} if effort is None else {"effort": effort}
     said |= {
@@ -123,5 +120,4 @@ def row_of(question: Question, answer: Answer) -> dict[str, Any]:
         said["commentary"] = answer.commentary
     if answer.unread is not None:
         said["unread"] = answer.unread
-    given = {key: value for key, value in question.given.items() if key not in OF_AN_ANSWER}
-    return {**given, **said}
+    return {**question.given, **{f"{prefix}{key}": value for key, value in said.items()}}

@@ -17,14 +17,16 @@ from gptoss_ft.inference.generate import Generator, Sampling
 from gptoss_ft.inference.prompts import Question
 from gptoss_ft.inference.screen import StreamedAnswer, show_answer, show_stats
 from gptoss_ft.inference.watching import Watcher
+from gptoss_ft.reporting.console import counted
 from gptoss_ft.reporting.files import write_json
 
 HELP = """\
-/reset             forget the conversation
+/reset             forget the conversation, as /clear does
 /effort LEVEL      low, medium or high reasoning effort
 /system TEXT       another system message, and a new conversation
 /save FILE.json    write the conversation; with a question added, --messages reads it
-/exit              end, as ctrl-D does; ctrl-C ends the present answer alone"""
+/exit              end, as /quit and ctrl-D do; ctrl-C ends the present answer alone"""
+ENDS = ("/exit", "/quit")
 
 
 @dataclass
@@ -40,12 +42,12 @@ class Chat:
     messages: list[Message] = field(default_factory=list)
 
     def run(self, lines: TextIO) -> None:
-        """Answer each line until the last one or /exit."""
+        """Answer each line until the last one, /exit or /quit."""
         self.reset()
         self._say("an empty line is ignored; /help lists the commands")
         while line := self._next(lines):
             words = line.strip()
-            if words == "/exit":
+            if words in ENDS:
                 return
             try:
                 string(words, "the line")
@@ -70,6 +72,7 @@ class Chat:
         name, _, argument = words.partition(" ")
         commands: dict[str, Callable[[str], None]] = {
             "/reset": lambda _: self.reset(),
+            "/clear": lambda _: self.reset(),
             "/effort": self._set_effort,
             "/system": self._set_system,
             "/save": self._save,
@@ -99,7 +102,8 @@ class Chat:
         except OSError as error:
             self._say(f"{file} cannot be written: {error.strerror}", "red")
         else:
-            self._say(f"{len(self.messages)} messages are in {file}")
+            verb = "is" if len(self.messages) == 1 else "are"
+            self._say(f"{counted(len(self.messages), 'message')} {verb} in {file}")
 
     def _ask(self, words: str) -> None:
         messages = (*self.messages, Message("user", words))

@@ -1,7 +1,7 @@
 """The command `generate`: what is asked is read before the model is loaded, and answered after."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,9 @@ from rich.console import Console
 
 from gptoss_ft.config import JobConfig
 from gptoss_ft.data.conversation import Effort
-from gptoss_ft.errors import ConfigError, Interrupted, Problem
-from gptoss_ft.inference.prompts import Question, ask, read_batch, read_messages_file
-from gptoss_ft.reporting.console import make_console
+from gptoss_ft.errors import ConfigError, Interrupted, OutputError, Problem
+from gptoss_ft.inference.prompts import Question, answer_prefix, ask, read_batch, read_messages_file
+from gptoss_ft.reporting.console import counted, make_console
 from gptoss_ft.reporting.files import refuse_unwritable, write_json_lines
 from gptoss_ft.subject import Subject, in_memory
 
@@ -42,6 +42,7 @@ class Wanted:
     output: Path | None = None
     batch_size: int = 8
     streams: bool = True
+    overwrite: bool = False
 
     @property
     def efforts(self) -> tuple[Effort | None, ...]:
@@ -84,7 +85,8 @@ def generate(subject: Subject, wanted: Wanted) -> None:
     """Load the model and answer. Raises `JobError`."""
     questions = read_questions(wanted)
     if wanted.output is not None:
-        refuse_unwritable(wanted.output)
+        _refuse_output(wanted.output, wanted)
+        answer_prefix(questions or ())
     console = make_console()
     console.out(f"loading {subject.name}", style="dim", highlight=False)
     with in_memory(subject, console) as ready:
@@ -98,6 +100,15 @@ def generate(subject: Subject, wanted: Wanted) -> None:
             _chat(generator, sampling, wanted, console)
         else:
             _answer_all(generator, sampling, wanted, questions, console)
+
+
+def _refuse_output(output: Path, wanted: Wanted) -> None:
+    """Raise `OutputError` where `output` cannot be written, is there, or is a file that is read."""
+    refuse_unwritable(output)
+    if any(file is not None and output.exists() and output.samefile(file) for file in (wanted.batch, wanted.messages)):
+        raise OutputError(f"{output} holds the questions", "Name another file with --output.")
+    if output.exists() and not wanted.overwrite:
+        raise OutputError(f"{output} is there already", "Pass --overwrite to replace it, or name another --output.")
 
 
 def _sampling(wanted: Wanted, job: JobConfig) -> "Sampling":
@@ -133,15 +144,19 @@ def _answer_all(
             _show(console, answers, wanted)
         show_stats(console, stats, answers[0].stop if len(answers) == 1 else None)
     if wanted.output is not None:
-        _write(wanted.output, zip(asked, answers, strict=True), console)
+        _write(wanted.output, asked, dict(enumerate(answers)), console)
 
 
-def _write(output: Path, answered: "Iterable[tuple[Question, Answer]]", console: Console) -> None:
+def _write(output: Path, asked: Sequence[Question], answers: "Mapping[int, Answer]", console: Console) -> None:
+    """Write the answers that there are, by the positions of their questions."""
     from gptoss_ft.inference.answers import row_of
 
-    rows = [row_of(question, answer) for question, answer in answered]
+    prefix = answer_prefix(asked)
+    rows = [row_of(asked[at], answers[at], prefix) for at in sorted(answers)]
     write_json_lines(output, rows)
-    console.out(f"{len(rows):,} answers are in {output}", highlight=False)
+    verb = "is" if len(rows) == 1 else "are"
+    named = f"; their keys begin with {prefix}, because the questions have such keys of their own" if prefix else ""
+    console.out(f"{counted(len(rows), 'answer')} {verb} in {output}{named}", highlight=False)
 
 
 @contextmanager
@@ -154,10 +169,11 @@ def _keeping_what_was_answered(
         yield so_far
     except BaseException as error:
         if output is not None and so_far:
-            _write(output, ((asked[at], so_far[at]) for at in sorted(so_far)), console)
+            _write(output, asked, so_far, console)
         if isinstance(error, KeyboardInterrupt):
+            anew = " with --overwrite" if output is not None and so_far else ""
             raise Interrupted(
-                f"after {len(so_far):,} of {len(asked):,} answers", "The same command begins anew."
+                f"after {len(so_far):,} of {len(asked):,} answers", f"The same command{anew} begins anew."
             ) from None
         raise
 

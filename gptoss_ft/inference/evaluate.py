@@ -116,12 +116,10 @@ def evaluate_split(
     return EvaluationReport(name, split, samples.num_rows, measured, base)
 
 
-def require_held_out(data: PreparedData, otherwise: str) -> None:
-    """Raise `SettingError` where no row is held out; `otherwise` is what else the user can do."""
+def require_held_out(data: PreparedData, cure: str) -> None:
+    """Raise `SettingError` where no row is held out; `cure` is what the user can do."""
     if not data.eval.num_rows:
-        raise SettingError(
-            "no row is held out for evaluation", f"Set dataset.eval_fraction, {otherwise}.", "dataset.eval_fraction"
-        )
+        raise SettingError("no row is held out for evaluation", cure, "dataset.eval_fraction")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gptoss_ft.data.entries import open_entries
 from gptoss_ft.data.intake import check_first_rows
 from gptoss_ft.errors import ExportError
+from gptoss_ft.inference.held_out import on_trained_rows, refuse_trained_rows, without_held_out
 from gptoss_ft.reporting import narration
 from gptoss_ft.reporting.console import make_console
 from gptoss_ft.reporting.evaluation_report import EVALUATION, EvaluationReport, show_evaluation
@@ -32,6 +33,11 @@ def evaluate(subject: Subject, split: "Split", max_samples: int | None, output: 
     if output is not None:
         refuse_unwritable(output)
     prepare_environment()
+    if split == "eval":
+        refuse_trained_rows(subject)
+    elif (on_own := on_trained_rows(subject)).job != subject.job:
+        console.print("[dim]the training rows are those of the model's own job, not of the config[/]")
+        subject = on_own
     entries = open_entries(subject.job)
     check_first_rows(entries)
     with in_memory(subject, console) as ready:
@@ -41,7 +47,7 @@ def evaluate(subject: Subject, split: "Split", max_samples: int | None, output: 
         with narration.preparing(console) as progress:
             data = prepare(subject.job, entries, ready.tokenizer, progress)
         if split == "eval":
-            require_held_out(data, "or evaluate on --split train")
+            require_held_out(data, without_held_out(subject))
         there = (data.eval if split == "eval" else data.train).num_rows
         narration.show_evaluating(console, min(there, max_samples or there))
         report = evaluate_split(ready.model, ready.tokenizer, data, subject.job, subject.name, split, max_samples)

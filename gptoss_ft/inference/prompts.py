@@ -1,8 +1,8 @@
 """What a model is asked: a prompt, a file of messages or a batch of either, read, checked and rendered.
 
 A messages file holds a JSON list of messages, or `{"messages": […], "tools": […]}`. A batch is JSON Lines: each line
-`{"prompt": …}` or `{"messages": […]}`, with `tools` where there are some, and any other keys, which the output keeps.
-Messages are read as those of a data set are: with names, thinking, tool calls and tool results.
+`{"prompt": …}` or `{"messages": […]}`, with `tools` and a `reasoning_effort` where there are some, and any other keys,
+which the output keeps. Messages are read as those of a data set are: with names, thinking, tool calls and tool results.
 """
 
 import json
@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_ft.config import DatasetSection
-from gptoss_ft.data.conversation import Conversation, Effort, Message, RowError, check_order
+from gptoss_ft.data.conversation import Conversation, Effort, Message, RowError, check_order, is_effort
 from gptoss_ft.data.messages import read_messages, read_tools, string
 from gptoss_ft.errors import DataError
 
 _CURE = "Write {} as the help of generate says: python train.py generate --help"
+# Mistakes of a batch that are told at once.
+MOST_TOLD = 10
+# What the output says of an answer, and what it is called where a question has such a key of its own.
+OF_AN_ANSWER = ("effort", "analysis", "answer", "calls", "tokens", "stop", "commentary", "unread")
+GENERATED = "generated_"
 
 
 @dataclass(frozen=True)
@@ -57,22 +62,48 @@ def read_messages_file(path: Path, system: str | None = None) -> Question:
 
 
 def read_batch(path: Path, system: str | None = None) -> list[Question]:
-    """The questions of a JSON Lines file, empty lines left out. Raises `DataError` that names file and line."""
-    questions = []
+    """The questions of a JSON Lines file, empty lines left out. Raises `DataError` that names file and line of each
+    mistake, of the first ten where there are more."""
+    questions, mistakes = [], []
     for number, line in enumerate(_text_of(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}:{number}"
-        try:
-            given = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{place}: is not JSON: {error}", _CURE.format("each line")) from None
-        if not isinstance(given, dict):
-            raise DataError(f"{place}: is {type(given).__name__}, wanted an object", _CURE.format("each line"))
-        questions.append(_read(given, system, place))
+        if line.strip():
+            try:
+                questions.append(_read_line(line, system, f"{path}:{number}"))
+            except DataError as error:
+                mistakes.append(error.message)
+    if mistakes:
+        more = [f"and {len(mistakes) - MOST_TOLD:,} more"] if len(mistakes) > MOST_TOLD else []
+        raise DataError("\n".join([*mistakes[:MOST_TOLD], *more]), _CURE.format("each line"))
     if not questions:
         raise DataError(f"{path} holds no prompt", _CURE.format("at least one line"))
     return questions
+
+
+def _read_line(line: str, system: str | None, place: str) -> Question:
+    try:
+        given = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{place}: is not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise DataError(f"{place}: is {type(given).__name__}, wanted an object")
+    return _read(given, system, place)
+
+
+def answer_prefix(questions: Sequence[Question]) -> str:
+    """What stands before the names that the output gives an answer's parts: nothing, or `generated_` where a question
+    has a key of such a name, which is kept. `DataError` where one has keys of both kinds."""
+    taken = {key: question.place for question in questions for key in OF_AN_ANSWER if key in question.given}
+    if not taken:
+        return ""
+    for question in questions:
+        for key in OF_AN_ANSWER:
+            if GENERATED + key in question.given:
+                name, place = next(iter(taken.items()))
+                raise DataError(
+                    f"{question.place}: has a key {GENERATED}{key}, which the output needs: {place} has a key {name}",
+                    "Rename one of them.",
+                )
+    return GENERATED
 
 
 def check_asks(messages: Sequence[Message]) -> None:
@@ -102,7 +133,10 @@ def _read(given: dict[str, Any], system: str | None, place: str) -> Question:
             messages: tuple[Message, ...] = (Message("user", string(given["prompt"], "prompt")),)
         else:
             messages = read_messages(given["messages"], DatasetSection(), "messages")
-        conversation = _led_by(system, Conversation(messages, read_tools(given.get("tools"), "tools")))
+        tools, effort = read_tools(given.get("tools"), "tools"), given.get("reasoning_effort")
+        if effort is not None and not is_effort(effort):
+            raise RowError(f"reasoning_effort is {effort!r}, wanted low, medium or high", "reasoning effort")
+        conversation = _led_by(system, Conversation(messages, tools, effort=effort))
     except RowError as error:
         raise DataError(f"{place}: {error}", _CURE.format("it")) from None
     return Question(conversation, given, place)

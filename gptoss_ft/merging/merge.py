@@ -21,7 +21,7 @@ from gptoss_ft.merging.files import write_model_files
 from gptoss_ft.merging.plan import STATE, Shard, fingerprint, is_whole, plan_shards
 from gptoss_ft.merging.stock_model import Shape, StockModel, stock_model
 from gptoss_ft.reporting.files import follow_umask, write_json
-from gptoss_ft.reporting.only_writer import only_writer
+from gptoss_ft.reporting.only_writer import chosen_by, only_writer
 from gptoss_ft.runtime import GIB, free_gib, peak_resident_gib
 
 # Told after each shard, of shards and of bytes: how many are there, and how many in all.
@@ -63,7 +63,7 @@ def merge(
     interruption leaves is gone on from.
     """
     started = time.monotonic()
-    with only_writer(output, option):
+    with only_writer(output, chosen_by(option)):
         refuse_existing(output, [base, *([adapter] if adapter else [])], overwrite)
         stock = stock_model(base)
         weights = BaseWeights(base, stock, device, quantized_as)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import snapshot_download
 from rich.console import Console
@@ -18,6 +18,8 @@ from gptoss_ft.errors import DataError, MachineError, SettingError
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.model.repository import MODEL_FILES
 from gptoss_ft.runtime import Device, hold_mxfp4_packed
+
+Offload = bool | Literal["auto"]
 
 TOO_SMALL = "Use model.load_in_4bit: true, or a GPU with more memory."
 
@@ -37,8 +39,16 @@ def fetch(config: ModelSection, repository: str, console: Console) -> None:
         )
 
 
-def load_base(config: ModelSection, repository: str, device: Device, training: TrainingSection) -> Any:
+def load_base(
+    config: ModelSection,
+    repository: str,
+    device: Device,
+    training: TrainingSection,
+    offload_embedding: Offload = "auto",
+) -> Any:
     """Load the base model through Unsloth. `MachineError` when it does not fit, `DataError` when a weight lacks.
+
+    `offload_embedding`: the embedding's weights stay in the host's memory; "auto": as Unsloth sees fit.
 
     The type is Unsloth's patched `PreTrainedModel`, which has no stubs.
     """
@@ -60,6 +70,7 @@ def load_base(config: ModelSection, repository: str, device: Device, training: T
                 load_in_16bit=not config.load_in_4bit,
                 use_gradient_checkpointing=training.gradient_checkpointing,
                 random_state=training.seed,
+                offload_embedding=offload_embedding,
                 trust_remote_code=False,
                 use_safetensors=True,
             )

@@ -16,6 +16,7 @@ from gptoss_ft.config import LoraSection, TrainingSection
 from gptoss_ft.errors import DataError, SettingError
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.model.adapter_layout import to_layout_of, without_counterpart
+from gptoss_ft.model.source_memory import sources_remembered
 from gptoss_ft.runtime import Device
 
 # What a model may call the modules that hold a projection: fused ones, and Unsloth's split experts.
@@ -61,20 +62,21 @@ def attach(model: Any, config: LoraSection, device: Device, training: TrainingSe
         )
     options: dict[str, Any] = {"use_dora": True} if config.use_dora else {}
     try:
-        adapted = FastLanguageModel.get_peft_model(
-            model,
-            r=config.r,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            bias=config.bias,
-            target_modules=list(config.target_modules),
-            target_parameters=parameters,
-            use_rslora=config.use_rslora,
-            modules_to_save=list(config.modules_to_save) if config.modules_to_save else None,
-            use_gradient_checkpointing=training.gradient_checkpointing,
-            random_state=training.seed,
-            **options,
-        )
+        with sources_remembered():
+            adapted = FastLanguageModel.get_peft_model(
+                model,
+                r=config.r,
+                lora_alpha=config.alpha,
+                lora_dropout=config.dropout,
+                bias=config.bias,
+                target_modules=list(config.target_modules),
+                target_parameters=parameters,
+                use_rslora=config.use_rslora,
+                modules_to_save=list(config.modules_to_save) if config.modules_to_save else None,
+                use_gradient_checkpointing=training.gradient_checkpointing,
+                random_state=training.seed,
+                **options,
+            )
     except (TypeError, ValueError) as error:
         # PEFT's and Unsloth's words for targets that the model does not have, and for combinations that it cannot do.
         raise SettingError(

@@ -32,12 +32,13 @@ def find_repository(config: ModelSection) -> str:
     Unsloth maps the names of published models to its own uploads of them: quantized beforehand for 4-bit, or
     without a gate for 16-bit. `SettingError` when a pinned revision would be one of the other repository.
     """
-    repository = _resolve(config)
+    repository = resolve(config)
     _check_length(config, repository)
     return repository
 
 
-def _resolve(config: ModelSection) -> str:
+def resolve(config: ModelSection) -> str:
+    """As `find_repository`, whatever its longest sample. Imports neither torch nor transformers."""
     if tiny.is_tiny(config.name):
         return str(tiny.materialize(config.name, cache_folder()))
     if config.name.startswith("~"):
@@ -65,7 +66,7 @@ def config_folder(config: ModelSection) -> Path:
     """The folder that holds the config.json of the model that was loaded for `model.name`. Asks no network."""
     from huggingface_hub import snapshot_download
 
-    repository = _resolve(config)
+    repository = resolve(config)
     if Path(repository).is_dir():
         return Path(repository)
     return Path(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,8 +39,8 @@ def render_text(hub: HubSection, values: Mapping[str, Any]) -> str:
 
 
 def check_names(hub: HubSection, known: Collection[str]) -> None:
-    """Raise `SettingError`, with its line, for a name that a template of the user's is not given: also where it stands
-    in a branch that no rendering has come to."""
+    """Raise `SettingError`, with its line, for a name that a template of the user's is not given, also where it stands
+    in a branch that no rendering has come to; and for a block that would replace none of what it extends."""
     name, folders = _place_of(hub)
     environment, set_there = _environment(folders), set(known)
     with _told(name, folders):
@@ -51,6 +52,23 @@ def check_names(hub: HubSection, known: Collection[str]) -> None:
             for place in source.find_all(nodes.Name):
                 if place.name in unknown and place.ctx == "load":
                     raise _wrong(f"{file}, line {place.lineno}", f"{place.name!r} is undefined")
+            _refuse_lost_blocks(environment, source, file)
+
+
+def _refuse_lost_blocks(environment: Environment, source: nodes.Template, file: str) -> None:
+    """Raise `SettingError` for a block outside of others that no template which `source` extends has: it would be
+    shown nowhere."""
+    extended = source.find(nodes.Extends)
+    if extended is None or not isinstance(extended.template, nodes.Const):
+        return
+    parents = [parent for _, parent in _sources(environment, str(extended.template.value))]
+    theirs = {block.name for parent in parents for block in parent.find_all(nodes.Block)}
+    for block in source.body:
+        if isinstance(block, nodes.Block) and block.name not in theirs:
+            near = get_close_matches(block.name, theirs, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(theirs))}"
+            name = extended.template.value
+            raise _wrong(f"{file}, line {block.lineno}", f"{name} has no block {block.name} to replace; {hint}")
 
 
 def _sources(environment: Environment, name: str) -> Iterator[tuple[str, nodes.Template]]:

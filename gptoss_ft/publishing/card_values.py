@@ -14,6 +14,7 @@ from gptoss_ft.hub_errors import explained
 from gptoss_ft.publishing.licences import licence_of_model, licence_on_hub
 from gptoss_ft.publishing.public_job import hub_id, public_job, shown_name
 from gptoss_ft.publishing.run_facts import RunFacts
+from gptoss_ft.runtime import output_root
 
 Kind = Literal["adapter", "merged"]
 
@@ -36,7 +37,7 @@ def card_values(folder: Path, facts: RunFacts, job: JobConfig, kind: Kind, repo_
         "kind": kind,
         "title": repo_id.partition("/")[2] if repo_id else name,
         "repo_id": repo_id,
-        "model_path": repo_id or folder.name.removeprefix(".").removesuffix(".partial"),
+        "model_path": repo_id or _place(folder),
         "base": base,
         "licence": job.hub.license or (licence_of_model(base["id"]) if base["id"] else None),
         "tags": job.hub.tags,
@@ -64,6 +65,14 @@ def card_values(folder: Path, facts: RunFacts, job: JobConfig, kind: Kind, repo_
         # Unsloth holds experts one by one in 4 bits, where PEFT's own form of their LoRA finds no place.
         "loads_in_unsloth": kind == "merged" or not (is_portable and adapter.get("target_parameters")),
     }
+
+
+def _place(folder: Path) -> str:
+    """Where code finds the model, from the project's folder: outputs/NAME/final_model; elsewhere the folder's name
+    alone."""
+    place, root = folder.resolve(), output_root().resolve()
+    place = place.with_name(place.name.removeprefix(".").removesuffix(".partial"))
+    return f"outputs/{place.relative_to(root).as_posix()}" if place.is_relative_to(root) else place.name
 
 
 def _dtype(folder: Path) -> str | None:
@@ -154,7 +163,7 @@ def _evaluation(content: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _answers(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The answers before and after training to the same question at the same effort, side by side; `text` of each is
-    what it says and calls, else what it thought."""
+    what it says, calls and says out of its format, else what it thought."""
     pairs: dict[tuple[Any, Any], dict[str, Any]] = {}
     for row in rows:
         prompt, effort = row.get("prompt"), row.get("effort")
@@ -164,9 +173,9 @@ def _answers(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _said(row: Mapping[str, Any]) -> str:
-    """An answer, then its calls of tools, each on a line."""
+    """An answer, its calls of tools, each on a line, and what could not be read."""
     calls = [f"{call['name']}({call['arguments']})" for call in row.get("calls") or ()]
-    return "\n".join([row["answer"], *calls] if row.get("answer") else calls)
+    return "\n".join(part for part in (row.get("answer"), *calls, row.get("unread")) if part)
 
 
 def _size(count: int) -> str:

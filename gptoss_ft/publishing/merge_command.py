@@ -12,8 +12,9 @@ from gptoss_ft.inference.evaluate_command import loss_in_child
 from gptoss_ft.merging.base_choice import Base, choose_base, compute_dtype
 from gptoss_ft.publishing.model_card import write_card
 from gptoss_ft.publishing.run_facts import read_facts, write_source
-from gptoss_ft.reporting.console import make_console, quiet_libraries, show_section
+from gptoss_ft.reporting.console import make_console, quiet_libraries, show_section, working
 from gptoss_ft.reporting.merge_report import merging, show_losses, show_merged
+from gptoss_ft.reporting.only_writer import only_writer
 from gptoss_ft.reporting.output_folder import MERGED_MODEL
 from gptoss_ft.runtime import (
     cache_folder,
@@ -45,9 +46,11 @@ def merge_adapter(
         from gptoss_ft.merging.deltas import open_adapter
         from gptoss_ft.merging.merge import merge, refuse_existing
 
-        refuse_existing(target, [adapter], overwrite)
         open_adapter(adapter)
         refuse_unverifiable(job.model, base, device)
+        # Before anything is downloaded or told; `merge` holds it itself.
+        with only_writer(target):
+            refuse_existing(target, [adapter], overwrite)
         chosen = choose_base(job.model, adapter, base, device, console)
         into = getattr(torch, dtype) if dtype else compute_dtype(job.model, device)
         values = {
@@ -95,7 +98,7 @@ def losses_on_held_out(subject: Subject, merged: Path, console: Console) -> None
     if not any(entry.eval or entry.eval_fraction for entry in subject.job.datasets):
         console.print("[dim]no row is held out to measure a loss on (dataset.eval_fraction)[/]")
         return
-    with tempfile.TemporaryDirectory() as name, console.status("measuring the loss on held-out rows"):
+    with tempfile.TemporaryDirectory() as name, working(console, "measuring the loss on held-out rows"):
         write_job_file(subject.job, Path(name))
         job_file = str(find_job_file(Path(name)))
         try:

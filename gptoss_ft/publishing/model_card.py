@@ -1,5 +1,6 @@
 """README.md of a model's folder: what it is, what it was made of, how it fared, and how to use it."""
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from gptoss_ft.publishing.card_template import check_names, render_text
 from gptoss_ft.publishing.card_values import Kind, card_values
 from gptoss_ft.publishing.run_facts import RunFacts
 from gptoss_ft.publishing.sample_facts import sample_facts
+from gptoss_ft.reporting.files import write_json
 from gptoss_ft.reporting.output_folder import FINAL_MODEL
 
 CARD = "README.md"
@@ -36,12 +38,17 @@ def render_card(folder: Path, facts: RunFacts, job: JobConfig, kind: Kind, repo_
 
 
 def check_card(job: JobConfig) -> None:
-    """Render cards of which nothing and all is known, so that a template's mistake is known before training."""
-    folder, known = Path(FINAL_MODEL), sample_facts()
-    check_names(job.hub, card_values(folder, known, job, "adapter", None).keys())
-    render_card(folder, RunFacts(), job, "adapter")
-    render_card(folder, known, job, "adapter", "ann/model")
-    render_card(folder, known, job, "merged")
+    """Render the cards of a run that knows all that this job will know, so that a template's mistake is known before
+    training."""
+    known = sample_facts(job)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / FINAL_MODEL
+        folder.mkdir()
+        write_json(folder / "config.json", {"dtype": "bfloat16"})
+        check_names(job.hub, card_values(folder, known, job, "adapter", None).keys())
+        render_card(folder, known, job, "adapter")
+        render_card(folder, known, job, "adapter", "ann/model")
+        render_card(folder, known, job, "merged")
 
 
 def _header(job: JobConfig, kind: Kind, values: Mapping[str, Any]) -> str:

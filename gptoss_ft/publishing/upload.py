@@ -76,7 +76,7 @@ def _refuse_secrets(files: Path) -> None:
         # Weights are numbers; all else is text that somebody may have written a token into.
         if path.is_file() and path.suffix not in (".safetensors", ".bin") and _holds_secret(path, token):
             name = path.relative_to(files)
-            raise HubError(f"{name} holds what looks like an access token", f"Take it out of {name}.", "hub.push")
+            raise HubError(f"{name} holds what looks like an access token", f"Take it out of {name}.")
 
 
 def _holds_secret(path: Path, token: bytes) -> bool:

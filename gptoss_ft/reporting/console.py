@@ -56,9 +56,25 @@ def _as_text(value: object) -> str:
     return str(value)
 
 
+@contextmanager
+def working(console: Console, words: str) -> Iterator[None]:
+    """Tell what takes its time: with a spinner on a terminal, as a line elsewhere."""
+    if not console.is_terminal:
+        console.print(f"[dim]{escape(words)}[/]")
+        yield
+        return
+    with console.status(escape(words)):
+        yield
+
+
 def visible(text: str) -> str:
     """`text` with control characters as `\\x1b`; line ends and tabs stay."""
     return _UNSEEN.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `1,200 files`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def duration(seconds: float) -> str:

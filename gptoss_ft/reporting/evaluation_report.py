@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from gptoss_ft.reporting.console import counted
+
 if TYPE_CHECKING:  # this imports transformers, which Unsloth must come before
     from gptoss_ft.inference.evaluate import Loss, Measured
 
@@ -78,6 +80,6 @@ def show_evaluation(console: Console, report: EvaluationReport) -> None:
             # Adding zero takes the sign off a negative zero.
             cells.append(f"{round(_change(measured, base), 1) + 0.0:+.1f}")
         table.add_row(*cells)
-    held_out = "held-out samples" if report.split == "eval" else "training samples"
-    console.print(f"[bold cyan]evaluation[/] of {report.model} on {report.samples:,} {held_out}, loss in nats a token")
+    samples = counted(report.samples, "held-out sample" if report.split == "eval" else "training sample")
+    console.print(f"[bold cyan]evaluation[/] of {report.model} on {samples}, loss in nats a token")
     console.print(table)

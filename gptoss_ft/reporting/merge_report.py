@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gptoss_ft.reporting.console import duration
+from gptoss_ft.reporting.console import counted, duration
 from gptoss_ft.reporting.narration import SECONDS_BETWEEN_LINES
 from gptoss_ft.runtime import GIB
 
@@ -38,10 +38,11 @@ def merging(console: Console) -> "Iterator[Progress]":
 
 
 def show_merged(console: Console, result: "MergeResult") -> None:
-    kept = f", {result.shards_kept} of them there from a merge that was interrupted" if result.shards_kept else ""
+    kept = f", {result.shards_kept:,} of them there from a merge that was interrupted" if result.shards_kept else ""
+    size = f"{result.bytes / GIB:.1f} GiB in {counted(result.files, 'file')}{kept}"
     console.print(
-        f"[bold green]done[/]: the merged model is in {result.folder}: {result.bytes / GIB:.1f} GiB in {result.files} "
-        f"files{kept}, after {duration(result.seconds)}, with at most {result.peak_resident_gib:.1f} GiB in memory"
+        f"[bold green]done[/]: the merged model is in {result.folder}: {size}, after {duration(result.seconds)}, "
+        f"with at most {result.peak_resident_gib:.1f} GiB in memory"
     )
 
 

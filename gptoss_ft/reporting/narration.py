@@ -11,14 +11,18 @@ from rich.console import Console
 import gptoss_ft
 from gptoss_ft.config import JobConfig, LoadedConfig, by_owner
 from gptoss_ft.data.summary import Progress, SplitSummary, Summary
-from gptoss_ft.reporting.console import show_section
+from gptoss_ft.planning.plan import Plan
+from gptoss_ft.reporting.console import counted, show_section
 from gptoss_ft.reporting.memory_report import MemoryReport, show_memory_report
 from gptoss_ft.reporting.output_folder import BestCheckpoint, OutputFolder
+from gptoss_ft.reporting.plan_report import show_memory, show_plan
 from gptoss_ft.runtime import Device
 from gptoss_ft.training.tracking import trackers
 
 if TYPE_CHECKING:  # these import transformers, which Unsloth must come before
+    from gptoss_ft.data.packing import FullRows
     from gptoss_ft.model.lora import AdapterFacts
+    from gptoss_ft.planning.run_plan import RunPlan
 
 # Between two lines on what is going on, where there is no terminal to write over one.
 SECONDS_BETWEEN_LINES = 30
@@ -95,7 +99,9 @@ def _split_in_words(split: SplitSummary) -> str:
     return f"{split.samples:,} samples, {split.tokens:,} tokens, {share:.1f} % of them trained: {channels}"
 
 
-def show_model(console: Console, job: JobConfig, repository: str, model: Any, facts: "AdapterFacts") -> None:
+def show_model(
+    console: Console, job: JobConfig, repository: str, model: Any, facts: "AdapterFacts", fused: bool
+) -> None:
     loaded = repository if repository == job.model.name else f"{repository}, which stands for {job.model.name}"
     values: dict[str, object] = {
         "loaded": loaded,
@@ -103,6 +109,8 @@ def show_model(console: Console, job: JobConfig, repository: str, model: Any, fa
         "parameters": f"{facts.total:,}",
         "trainable": f"{facts.trainable:,} ({100 * facts.share:.2f} %), {facts.expert:,} of them in experts",
     }
+    if fused:
+        values["experts"] = "computed by this package's kernels (performance.fused_experts)"
     if job.model.adapter is not None:
         values["starts from"] = job.model.adapter
     show_section(console, "model as it is trained", values)
@@ -118,15 +126,50 @@ def _weights(job: JobConfig, model: Any, facts: "AdapterFacts") -> str:
     return dtype
 
 
+def show_plan_of_run(console: Console, planned: "RunPlan") -> None:
+    """What the plan chose and why; nothing where it is off because there is no GPU."""
+    if planned.plan.estimate is not None:
+        show_memory(console, planned.plan, planned.gpu)
+    show_plan(console, planned.plan, planned.lengths)
+
+
+def show_padded_instead(console: Console, plan: Plan) -> None:
+    console.print(
+        "  samples are padded, not laid end to end: this version of Unsloth computes attention in a way that is not "
+        f"known here; {plan.rows_at_once} at a time"
+    )
+
+
+def show_replanned(console: Console, plan: Plan) -> None:
+    """After the step ran out of memory, once for each smaller plan."""
+    rows = (
+        f"rows of at most {plan.row_tokens:,} tokens"
+        if plan.rows == "packed"
+        else f"{plan.rows_at_once} samples at a time"
+    )
+    console.print(
+        f"  the GPU's memory ran out: the step is computed again with {rows} and {plan.checkpointed_layers} layers "
+        "recomputed; nothing is lost",
+        style="yellow",
+    )
+
+
+def show_packing(console: Console, rows: "FullRows", job: JobConfig) -> None:
+    samples, length = sum(map(len, rows.members)), job.model.max_seq_length
+    effective = job.training.per_device_train_batch_size * job.training.gradient_accumulation_steps
+    console.print(
+        f"  packing: {samples:,} samples in {len(rows.members):,} rows of {length:,} tokens, {100 * rows.filled:.1f} % "
+        f"full; an optimizer step takes {effective} rows, about {effective * samples / len(rows.members):.1f} samples"
+    )
+
+
 def show_training(console: Console, trainer: Any, job: JobConfig) -> None:
     arguments, tracked = trainer.args, trackers(job)
-    effective = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    effective = job.training.per_device_train_batch_size * job.training.gradient_accumulation_steps
     wanted = job.training.optim
     optimizer = str(getattr(arguments.optim, "value", arguments.optim))
     values: dict[str, object] = {
-        "micro-batch": arguments.train_batch_size,
-        "accumulation": arguments.gradient_accumulation_steps,
-        "effective batch": f"{effective} samples",
+        "effective batch": f"{effective} {'rows' if job.training.packing else 'samples'}",
         "optimizer": optimizer
         if optimizer == wanted
         else f"{optimizer}, in place of {wanted}, which this device does not have",
@@ -145,7 +188,7 @@ def show_best(console: Console, best: BestCheckpoint) -> None:
 
 
 def show_evaluating(console: Console, samples: int) -> None:
-    console.print(f"[dim]evaluating on {samples:,} samples[/]")
+    console.print(f"[dim]evaluating on {counted(samples, 'sample')}[/]")
 
 
 def show_end(console: Console, memory: MemoryReport, device: Device, final_model: Path) -> None:

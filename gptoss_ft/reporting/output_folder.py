@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from gptoss_ft.config import JobConfig, by_owner
 from gptoss_ft.errors import OutputError
 from gptoss_ft.reporting.console import LIBRARIES_LOG
+from gptoss_ft.reporting.in_use import not_in_use
 from gptoss_ft.reporting.manifest import NAME, read_manifest
+from gptoss_ft.reporting.only_writer import only_writer
 from gptoss_ft.runtime import output_root
 
 CHECKPOINT = "checkpoint-"
@@ -67,24 +69,15 @@ def claimed_folder(job: JobConfig, restart: bool) -> Iterator[OutputFolder]:
     finished job's or nobody's we know is an `OutputError`, and is left as it is.
     """
     path = folder_of(job)
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise OutputError(
-            f"another run is writing to {path}", "Wait for it, or set training.output_dir.", key="training.output_dir"
-        ) from None
-    except OSError as error:
-        raise _not_writable(path, error) from None
-    with lock:
+    with only_writer(path, _not_writable):
         yield _open(path, job, restart)
 
 
 def _open(path: Path, job: JobConfig, restart: bool) -> OutputFolder:
     try:
         if restart and path.exists():
-            path.rename(_free_name(path))
+            with not_in_use(path):
+                path.rename(_free_name(path))
         _refuse_foreign(path, job)
         path.mkdir(parents=True, exist_ok=True)
         (path / LIBRARIES_LOG).touch()
@@ -94,6 +87,10 @@ def _open(path: Path, job: JobConfig, restart: bool) -> OutputFolder:
 
 
 def _not_writable(path: Path, error: OSError) -> OutputError:
+    if isinstance(error, Timeout):
+        return OutputError(
+            f"another run is writing to {path}", "Wait for it, or set training.output_dir.", key="training.output_dir"
+        )
     return OutputError(
         f"the output folder {path} cannot be written: {error.strerror}",
         "Make it and its parent writable, or name another place: OUTPUT_ROOT for train.sh, or training.output_dir.",
@@ -151,9 +148,12 @@ def _refuse_strange(path: Path) -> None:
 def changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Dotted names of the keys whose values differ between two configs, sorted.
 
-    A section or an entry of a list that only one of them has is named as a whole (`dataset[1]`).
+    A section or an entry of a list that only one of them has is named as a whole (`dataset[1]`). How a step is computed
+    is not what it is: `performance` may differ.
     """
-    of_before, of_now = dict(by_owner(before)), dict(by_owner(now))
+    of_before, of_now = (
+        {owner: values for owner, values in by_owner(config) if owner != "performance"} for config in (before, now)
+    )
     one_sided = of_before.keys() ^ of_now.keys()
     shared = of_before.keys() & of_now.keys()
     flat_before, flat_now = (

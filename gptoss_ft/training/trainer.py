@@ -9,15 +9,20 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from gptoss_ft.config import JobConfig
 from gptoss_ft.data.channels import ChannelReader
+from gptoss_ft.data.packing import FullRows, packed_dataset
 from gptoss_ft.data.storage import PreparedData
 from gptoss_ft.errors import MachineError
+from gptoss_ft.model.attention import DocumentAttention
+from gptoss_ft.planning.plan import Plan
+from gptoss_ft.runtime import Device
 from gptoss_ft.training.callbacks import StepReporter
 from gptoss_ft.training.evaluation import evaluate_while_training
 from gptoss_ft.training.interruption import stop_on_signal
+from gptoss_ft.training.planned_trainer import PlannedTrainer, Replanned
 from gptoss_ft.training.tracking import refused_by_tracker, run_name, trackers
 
 
@@ -27,15 +32,22 @@ def build_trainer(
     data: PreparedData,
     job: JobConfig,
     folder: Path,
+    device: Device,
+    plan: Plan,
+    attention: DocumentAttention | None,
+    replanned: Replanned,
+    full_rows: FullRows | None = None,
 ) -> Any:
-    """The trainer of this job; checkpoints go to `folder`/checkpoint-N."""
+    """The trainer of this job; checkpoints go to `folder`/checkpoint-N. `replanned` is told the smaller plan when a
+    step did not fit; `full_rows`, with `training.packing`, are what a step takes in place of samples."""
     training = job.training
     arguments = SFTConfig(
         output_dir=str(folder),
         max_steps=training.max_steps or -1,
         num_train_epochs=training.num_train_epochs or 1.0,
-        per_device_train_batch_size=training.per_device_train_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        # All samples of an optimizer step at once: the plan divides them.
+        per_device_train_batch_size=training.per_device_train_batch_size * training.gradient_accumulation_steps,
+        gradient_accumulation_steps=1,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.lr_scheduler_type,
         lr_scheduler_kwargs=dict(training.lr_scheduler_kwargs),
@@ -51,7 +63,6 @@ def build_trainer(
         logging_steps=training.logging_steps,
         # Left on, a loss that is not finite is logged as 0.
         logging_nan_inf_filter=False,
-        include_num_input_tokens_seen="non_padding",
         save_strategy="steps",
         save_steps=training.save_steps,
         # With evaluations `HeldOutLoss` sees to it.
@@ -65,8 +76,17 @@ def build_trainer(
         packing=False,
         remove_unused_columns=False,
     )
-    samples = Dataset(data.train.select(["input_ids", "labels"]))
-    trainer: Any = SFTTrainer(model=model, args=arguments, train_dataset=samples, processing_class=tokenizer)
+    samples = data.train.select(["input_ids", "labels"])
+    trainer = PlannedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset(samples) if full_rows is None else packed_dataset(samples, full_rows),
+        processing_class=tokenizer,
+        plan=plan,
+        attention=attention,
+        device=device,
+        replanned=replanned,
+    )
     trainer.remove_callback(PrinterCallback)
     # TRL writes a card into the output folder at every save; final_model has ours.
     trainer.create_model_card = lambda *args, **kwargs: None

@@ -26,13 +26,17 @@ from rich.console import Console
 from gptoss_ft import errors
 from gptoss_ft.config import ModelSection, write_job_file
 from gptoss_ft.errors import ExportError, JobError, MachineError, SettingError
-from gptoss_ft.reporting.console import duration, show_section
+from gptoss_ft.reporting.console import counted, duration, show_section, working
 from gptoss_ft.reporting.files import write_json
 from gptoss_ft.runtime import Device, cache_folder, fresh_environment
 from gptoss_ft.subject import Subject
 from gptoss_ft.verification import probe
 
 VERIFICATION = "verification.json"
+SIDES = {
+    "trained": "the trained model is loaded through Unsloth and asked",
+    "exported": "the exported one is loaded by stock libraries and asked",
+}
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def verify(
     assert base is not None or kind == "merged", "an adapter goes on a base"
     started = time.monotonic()
     console.print("[dim]verifying: both models answer the same prompts, each in a process of its own[/]")
-    with tempfile.TemporaryDirectory(prefix="gptoss_ft_verify_") as name, console.status("verifying"):
+    with tempfile.TemporaryDirectory(prefix="gptoss_ft_verify_") as name:
         folder = Path(name)
         write_job_file(trained.job, folder)
         request = {
@@ -142,8 +146,9 @@ def verify(
             "writes_adapter": writes_adapter,
         }
         write_json(folder / probe.REQUEST, request)
-        for side in ("trained", "exported"):
-            run_side(side, folder)
+        for side, words in SIDES.items():
+            with working(console, f"  {words}"):
+                run_side(side, folder)
         found = read_found(folder, time.monotonic() - started)
     show_verification(console, found)
     if found.beyond:
@@ -221,7 +226,7 @@ def show_verification(console: Console, found: Verification) -> None:
     values = {
         "trained model": f"{found.trained}, loaded through Unsloth",
         "exported": f"{found.exported}, loaded by stock libraries in a process without Unsloth",
-        "asked": f"{found.prompts} prompts, {found.tokens} positions",
+        "asked": f"{counted(found.prompts, 'prompt')}, {counted(found.tokens, 'position')}",
         "largest difference": f"{found.max_abs_logit_difference:.3g} of a logit{_limit(exact, 'at most')}",
         "KL divergence": f"mean {found.mean_kl:.3g} nats{_limit(kl, 'at most')}, largest {found.max_kl:.3g}{effect}",
         "same likeliest token": f"at {found.top1_agreement:.1%} of the positions{decided}",

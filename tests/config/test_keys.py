@@ -44,5 +44,15 @@ def test_the_owners_of_a_jobs_values() -> None:
     assert dict(by_owner(mapping)) == mapping
     several = JobConfig.model_validate({"dataset": [{"path": "a"}, {"path": "b"}]}).model_dump()
     owners = dict(by_owner(several))
-    assert list(owners) == ["model", "lora", "dataset[0]", "dataset[1]", "training", "evaluation", "tracking", "hub"]
+    assert list(owners) == [
+        "model",
+        "lora",
+        "dataset[0]",
+        "dataset[1]",
+        "training",
+        "performance",
+        "evaluation",
+        "tracking",
+        "hub",
+    ]
     assert [owners["dataset[0]"]["path"], owners["dataset[1]"]["path"]] == ["a", "b"]

@@ -23,7 +23,10 @@ def section(name: str, **values: Any) -> Any:
 
 def test_steps_default_only_without_epochs() -> None:
     assert section("training").max_steps == 20
-    assert section("training", max_steps=None).max_steps == 20
+    assert section("training", num_train_epochs=None).max_steps == 20
+    for epochs in ({}, {"num_train_epochs": None}):
+        with pytest.raises(ValidationError, match="nothing ends the run"):
+            section("training", max_steps=None, **epochs)
     assert section("training", max_steps=7).max_steps == 7
     by_epochs = section("training", num_train_epochs=2)
     assert (by_epochs.max_steps, by_epochs.num_train_epochs) == (None, 2.0)
@@ -137,6 +140,7 @@ BEYOND_JSON_SCHEMA = {
     "training.eval_steps",
     "training.lr_scheduler_kwargs",
     "training.lr_scheduler_type",
+    "training.max_steps",
     "training.output_dir",
     "dataset.prompt_date",
     "dataset.weight",

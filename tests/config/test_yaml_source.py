@@ -33,7 +33,7 @@ def errors(text: str | bytes, *overrides: str) -> list[str]:
 
 
 STEPS_OR_EPOCHS = "a run ends by steps or by epochs, and training.num_train_epochs is"
-SECTIONS = "model, lora, dataset, training, evaluation, tracking, hub"
+SECTIONS = "model, lora, dataset, training, performance, evaluation, tracking, hub"
 HUB_KEYS = "the keys of hub are repo_id, private, push, tags, card_language, card_template, license"
 VALUES = {  # one wrong value: section, key, value as written, the rest of the error
     ("model", "name", ""): "read null; wanted text",

@@ -13,7 +13,6 @@ from gptoss_ft.config import JobConfig
 from gptoss_ft.data.conversation import Conversation, Message, Record, Tool, ToolCall
 from gptoss_ft.data.entries import Entry, open_entries
 from gptoss_ft.data.harmony_check import check_against_openai_harmony, check_rows
-from gptoss_ft.data.harmony_ranks import harmony_encoding
 from gptoss_ft.data.harmony_rendering import HarmonyRenderer
 from gptoss_ft.data.rendering import Draft, Encoder, Part
 from gptoss_ft.data.tokenizer import load_tokenizer
@@ -42,13 +41,13 @@ PLAIN = Conversation(
 
 
 @pytest.fixture(scope="module")
-def tokenizer(real_tokenizer_folder: Path) -> PreTrainedTokenizerBase:
-    return load_tokenizer(str(real_tokenizer_folder), None, None)
+def tokenizer(real_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    return real_tokenizer
 
 
 @pytest.fixture(scope="module")
-def harmony(real_tokenizer_folder: Path) -> oh.HarmonyEncoding:
-    return harmony_encoding(real_tokenizer_folder / "tokenizer.json")
+def harmony(harmony_of_real_tokenizer: oh.HarmonyEncoding) -> oh.HarmonyEncoding:
+    return harmony_of_real_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tiktoken import Encoding
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -25,6 +26,14 @@ def published(real_tokenizer_folder: Path) -> Tokenizer:
     tokenizer = Tokenizer.from_file(str(real_tokenizer_folder / "tokenizer.json"))
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+@pytest.fixture(scope="module")
+def encoding(published: Tokenizer) -> Encoding:
+    """Found once: it takes a hash of the whole vocabulary."""
+    found = o200k_encoding(published)
+    assert found is not None
+    return found
 
 
 def test_the_published_tokenizer_has_the_faster_way(published: Tokenizer) -> None:
@@ -50,9 +59,7 @@ def test_a_changed_copy_does_not_have_it(published: Tokenizer) -> None:
 @example(texts=["", "", "a"])
 @example(texts=["x\uffff|", "hello world", "\ufffe", "|\uffff"])
 @example(texts=["\n" * 20_000 + "a", " " * LONGEST_TEXT, "a" * LONGEST_TEXT])
-def test_the_tokens_are_the_same(published: Tokenizer, texts: list[str]) -> None:
-    encoding = o200k_encoding(published)
-    assert encoding is not None
+def test_the_tokens_are_the_same(published: Tokenizer, encoding: Encoding, texts: list[str]) -> None:
     texts = [text for text in texts if can_encode(text)]
     theirs = [encoded.ids for encoded in published.encode_batch_fast(texts, add_special_tokens=False)]
     assert [ids.tolist() for ids in encode_all(encoding, texts)] == theirs

@@ -14,9 +14,10 @@ from gptoss_ft import runtime, tiny
 from gptoss_ft.data.conversation import Message, ToolCall
 from gptoss_ft.data.harmony_ranks import harmony_encoding
 from gptoss_ft.data.tokenizer import load_tokenizer
+from gptoss_ft.errors import DataError
 from gptoss_ft.inference.answers import Answer, AnswerReader, Stop, gather, row_of
 from gptoss_ft.inference.harmony_stream import ControlTokenParser, HarmonyStream, OpenAIParser
-from gptoss_ft.inference.prompts import ask
+from gptoss_ft.inference.prompts import answer_prefix, ask
 from gptoss_ft.inference.streams import Piece, PlainStream, Stream, TextDecoder
 
 TEXT = "Größe 한국어 🙂👩‍👩‍👧 e\u0301  x\n"
@@ -233,10 +234,15 @@ def test_a_row_of_output_keeps_what_was_asked() -> None:
     }  # fmt: skip
 
 
-def test_what_a_row_calls_by_the_answers_names_gives_way() -> None:
-    given = {"prompt": "Hi", "id": 7, "unread": "u", "effort": "high", "answer": "old"}
+def test_what_a_row_calls_by_the_answers_names_is_kept() -> None:
+    given = {"prompt": "Hi", "id": 7, "answer": "old"}
     question = replace(ask("Hi"), given=given)
-    row = row_of(question, Answer("x", None, "x", None, (), None, 3, 4, "return"))
+    assert answer_prefix([ask("Hi")]) == ""
+    prefix = answer_prefix([ask("Hi"), question])
+    row = row_of(question, Answer("x", None, "x", None, (), None, 3, 4, "return"), prefix)
     assert row == {
-        "prompt": "Hi", "id": 7, "analysis": None, "answer": "x", "calls": [], "tokens": 4, "stop": "return",
+        "prompt": "Hi", "id": 7, "answer": "old", "generated_analysis": None, "generated_answer": "x",
+        "generated_calls": [], "generated_tokens": 4, "generated_stop": "return",
     }  # fmt: skip
+    with pytest.raises(DataError, match="has a key generated_analysis, which the output needs: the prompt has a"):
+        answer_prefix([replace(ask("Hi"), given=row)])

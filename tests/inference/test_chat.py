@@ -89,7 +89,7 @@ def test_a_conversation_goes_on_and_thinking_before_the_question_is_gone(
         "_generate",
         lambda self, ids, *rest: [prompts.append(self.tokenizer.decode(ids[0])), generate(self, ids, *rest)][1],
     )
-    chat, said = hold("Hi", "", "  ", "And?", "/exit", "never")
+    chat, said = hold("Hi", "", "  ", "And?", "/quit", "never")
     assert chat.messages == [
         Message("user", "Hi"), Message("assistant", "Hello", "mm"),
         Message("user", "And?"), Message("assistant", "Hello", "mm"),
@@ -108,7 +108,7 @@ def test_commands(hold: Held, speaks: Callable[[str], None], tmp_path: Path) -> 
     speaks(THOUGHT)
     file = tmp_path / "chat.json"
     chat, said = hold(
-        "Hi", "/effort high", "/effort none", f"/save {file}", "/reset", "/nope", "/save", system="Be brief."
+        "Hi", "/effort high", "/effort none", f"/save {file}", "/clear", "/nope", "/save", system="Be brief."
     )
     assert chat.effort == "high"
     assert chat.messages == [Message("system", "Be brief.")]

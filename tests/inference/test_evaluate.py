@@ -25,6 +25,7 @@ from gptoss_ft.data.tokenizer import load_job_tokenizer
 from gptoss_ft.errors import ExportError, MachineError, NotFiniteError, OutputError, SettingError
 from gptoss_ft.inference import evaluate, evaluate_command, training_attention
 from gptoss_ft.inference.evaluate import Loss, Measured, evaluate_split, measure
+from gptoss_ft.model import attention
 from gptoss_ft.model.building import build_model
 from gptoss_ft.model.loading import load_base
 from gptoss_ft.model.repository import find_repository
@@ -235,10 +236,10 @@ def test_training_attention_is_for_gpt_oss_where_flex_attention_is_in_place(
         assert multiple == 1
         assert not any(module.training for module in adapted.modules())
     # The names that this relies on are the installed zoo's.
-    zoo = importlib.import_module(training_attention.ZOO_MODULE)
-    assert getattr(zoo, training_attention.ZOO_FLAG) is False
+    zoo = importlib.import_module(attention.ZOO_MODULE)
+    assert getattr(zoo, attention.ZOO_FLAG) is False
     assert zoo.GptOssExpertsBnb4bit.__name__ in ("GptOssExperts", "GptOssExpertsBnb4bit")
-    monkeypatch.setattr(zoo, training_attention.ZOO_FLAG, True)
+    monkeypatch.setattr(zoo, attention.ZOO_FLAG, True)
     adapted.train()
     with training_attention.training_attention(adapted) as multiple:
         assert multiple == 128
@@ -251,7 +252,7 @@ def test_rows_padded_for_flex_attention_have_the_same_loss(
     adapted: Any, data: PreparedData, reader: ChannelReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = measure(adapted, data.eval, reader, 2).total.nats
-    monkeypatch.setattr(importlib.import_module(training_attention.ZOO_MODULE), training_attention.ZOO_FLAG, True)
+    monkeypatch.setattr(importlib.import_module(attention.ZOO_MODULE), attention.ZOO_FLAG, True)
     shapes: list[tuple[int, ...]] = []
     adapted.get_base_model().model.register_forward_pre_hook(
         lambda module, args, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True

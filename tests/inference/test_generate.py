@@ -203,6 +203,34 @@ def test_a_batch_keeps_the_rows_and_their_order(generate: Callable[..., str]) ->
     assert not list(Path().glob(".out*"))
 
 
+def test_no_file_is_lost_to_the_answers(generate: Callable[..., str]) -> None:
+    Path("batch.jsonl").write_text('{"prompt": "Hi", "answer": "right"}\n')
+    Path("link.jsonl").hardlink_to("batch.jsonl")
+    for name in ("batch.jsonl", "link.jsonl"):
+        with pytest.raises(OutputError, match=f"{name} holds the questions"):
+            generate(batch=Path("batch.jsonl"), output=Path(name), overwrite=True)
+    Path("out.jsonl").write_text("mine")
+    with pytest.raises(OutputError, match=r"out.jsonl is there already") as raised:
+        generate(batch=Path("batch.jsonl"), output=Path("out.jsonl"))
+    assert "--overwrite" in raised.value.cure
+    assert Path("out.jsonl").read_text() == "mine"
+    said = generate(batch=Path("batch.jsonl"), output=Path("out.jsonl"), overwrite=True)
+    assert "1 answer is in out.jsonl; their keys begin with generated_" in said
+    [row] = [json.loads(line) for line in Path("out.jsonl").read_text().split("\n") if line]
+    assert row["answer"] == "right"
+    assert {"generated_answer", "generated_stop"} <= row.keys()
+
+
+def test_a_row_is_asked_at_its_own_effort(generate: Callable[..., str]) -> None:
+    Path("batch.jsonl").write_text('{"prompt": "Hi", "reasoning_effort": "high"}\n{"prompt": "Hi"}\n')
+    asked = {}
+    for effort in (None, "low"):
+        generate(batch=Path("batch.jsonl"), output=Path("out.jsonl"), effort=effort, overwrite=True)
+        rows = [json.loads(line) for line in Path("out.jsonl").read_text().split("\n") if line]
+        asked[effort] = [row.get("effort") for row in rows]
+    assert asked == {None: ["high", None], "low": ["low", "low"]}
+
+
 def test_an_interrupted_batch_keeps_what_was_answered(
     generate: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -199,6 +199,7 @@ def test_files_of_messages_and_batches(tmp_path: Path) -> None:
         ('{"id": 1}', "wanted either prompt or messages"),
         ('{"prompt": "a", "messages": []}', "wanted either prompt or messages"),
         ('{"prompt": 1}', "prompt is int, wanted a string"),
+        ('{"prompt": "a", "reasoning_effort": "max"}', "reasoning_effort is 'max', wanted low, medium or high"),
         ('{"messages": [{"role": "cat", "content": "a"}]}', "message 1: unknown role 'cat'"),
         ('{"messages": []}', "holds no message"),
         (
@@ -215,6 +216,16 @@ def test_a_mistake_in_a_batch_names_its_line(tmp_path: Path, line: str, message:
         read_batch(file)
     assert caught.value.message.startswith(f"{file}:2: ")
     assert message in caught.value.message
+
+
+def test_all_mistakes_of_a_batch_are_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "batch.jsonl"
+    file.write_text('{"prompt": "fine"}\n' + "no\n[1]\n" + '{"prompt": 1}\n' * 9)
+    with pytest.raises(DataError) as caught:
+        read_batch(file)
+    lines = caught.value.message.splitlines()
+    assert [line.split(":")[1] for line in lines[:-1]] == [str(number) for number in range(2, 12)]
+    assert (lines[0].count("is not JSON"), lines[1].count("is list"), lines[-1]) == (1, 1, "and 1 more")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_names_stand_for_the_repository_that_unsloth_would_load(in_4bit: bool) -
     different = {
         name: (ours, theirs)
         for name in names
-        if (ours := repository._resolve(ModelSection(name=name, load_in_4bit=in_4bit)))
+        if (ours := repository.resolve(ModelSection(name=name, load_in_4bit=in_4bit)))
         != (theirs := get_model_name(name, load_in_4bit=in_4bit))
         and ours.lower() != theirs.lower()
     }
@@ -34,16 +34,16 @@ def test_names_stand_for_the_repository_that_unsloth_would_load(in_4bit: bool) -
 
 
 def test_the_default_model_is_its_quantized_upload() -> None:
-    assert repository._resolve(ModelSection()) == "unsloth/gpt-oss-20b-unsloth-bnb-4bit"
-    assert repository._resolve(ModelSection(name="openai/gpt-oss-20b", load_in_4bit=False)) == "unsloth/gpt-oss-20b"
+    assert repository.resolve(ModelSection()) == "unsloth/gpt-oss-20b-unsloth-bnb-4bit"
+    assert repository.resolve(ModelSection(name="openai/gpt-oss-20b", load_in_4bit=False)) == "unsloth/gpt-oss-20b"
 
 
 def test_a_revision_of_a_name_that_stands_for_another_repository_is_refused() -> None:
     with pytest.raises(SettingError, match="Unsloth loads unsloth/gpt-oss-20b-unsloth-bnb-4bit") as caught:
-        repository._resolve(ModelSection(name="unsloth/gpt-oss-20b", revision="abc"))
+        repository.resolve(ModelSection(name="unsloth/gpt-oss-20b", revision="abc"))
     assert caught.value.key == "model.revision"
     exact = ModelSection(name="unsloth/gpt-oss-20b-unsloth-bnb-4bit", revision="abc")
-    assert repository._resolve(exact) == exact.name
+    assert repository.resolve(exact) == exact.name
 
 
 @pytest.fixture

@@ -220,10 +220,13 @@ REFUSALS = {
         {"HF_TOKEN": "hf_" + "x" * 34},
         "the hub refused the token for the token's account (401)",
     ),
-    "no token": ({"HF_TOKEN": None}, "there is no token to push with"),
+    "no token": (
+        {"HF_TOKEN": None},
+        "error: there is no token to push with\nSet HF_TOKEN, or log in with `hf auth login`.\n",
+    ),
     "no token's characters": ({"HF_TOKEN": "hf_“quoted”"}, "holds characters that no token has"),
-    "by environment": ({"PUSH_TO_HUB": "false"}, "PUSH_TO_HUB says that nothing is pushed"),
-    "offline": ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set, so nothing can be pushed"),
+    "by environment": ({"PUSH_TO_HUB": "false"}, "error: PUSH_TO_HUB=false: nothing is pushed\nUnset PUSH_TO_HUB"),
+    "offline": ({"HF_HUB_OFFLINE": "1"}, "error: HF_HUB_OFFLINE is set, so nothing can be pushed\nUnset it.\n"),
 }
 
 
@@ -249,6 +252,14 @@ def test_an_account_without_the_right(hub: HubServer, program: Program, adapter:
     program(*push).told(ExitCode.HUB, "ann/run-lora")
 
 
+def test_a_new_card_is_there_whatever_becomes_of_the_push(program: Program, adapter: Path) -> None:
+    told = f"the card is {adapter / 'README.md'}"
+    program("push", "--model", str(adapter), "--card", HF_TOKEN=None).told(ExitCode.HUB, told, "there is no token")
+    card = (adapter / "README.md").read_text()
+    assert "# run\n" in card
+    assert 'from_pretrained(base, "outputs/run/final_model")' in card
+
+
 def test_a_hub_that_does_not_answer(program: Program, adapter: Path) -> None:
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
@@ -256,6 +267,10 @@ def test_a_hub_that_does_not_answer(program: Program, adapter: Path) -> None:
         program("push", "--model", str(adapter), HF_ENDPOINT=address).told(
             ExitCode.HUB, "the hub cannot be reached", "HF_ENDPOINT"
         )
+        ended = program("generate", "--model", "ann/tutor", "--prompt", "Hi", HF_ENDPOINT=address)
+        ended.told(ExitCode.HUB, "the hub cannot be reached for ann/tutor")
+        # Our two lines, and none of the client's on each of its tries.
+        assert len(ended.output.splitlines()) == 2
 
 
 def test_a_card_that_the_hub_refuses(hub: HubServer, program: Program, adapter: Path) -> None:

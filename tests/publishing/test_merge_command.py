@@ -75,6 +75,16 @@ def test_a_merge_that_answers_otherwise_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == [".merged.lock"]
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_else(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OutputError, match=r"/proc/merged cannot be written: Permission denied"):
+        merge_adapter(
+            find_subject(str(trained / "final_model"), None, ()), "trained", Path("/proc/merged"), None, False
+        )
+    assert capsys.readouterr().out == ""
+
+
 def test_what_cannot_be_verified_or_read_is_refused_before_anything_is_written(trained: Path, tmp_path: Path) -> None:
     in_4bit = find_subject(str(trained / "final_model"), None, ["model.load_in_4bit=true"])
     with pytest.raises(SettingError, match=r"cannot be loaded here: 4-bit weights need an NVIDIA GPU"):

@@ -17,7 +17,7 @@ from huggingface_hub.utils._http import default_client_factory
 from safetensors.numpy import save_file
 
 from gptoss_ft import job as story
-from gptoss_ft.config import JobConfig, load_job_config
+from gptoss_ft.config import DatasetSection, EvaluationSection, JobConfig, load_job_config
 from gptoss_ft.errors import ExitCode, SettingError
 from gptoss_ft.publishing import licences
 from gptoss_ft.publishing.card_template import fenced
@@ -332,13 +332,24 @@ def test_an_answer_that_is_a_call_is_shown(run_folder: Path, language: str, noth
         {"when": "before", **row, "answer": None, "calls": [call]},
         {"when": "after", **row, "answer": "One moment.", "calls": [call]},
         {"when": "before", **row, "prompt": "Else?", "analysis": None, "answer": None, "calls": []},
+        {"when": "after", **row, "prompt": "Else?", "answer": None, "calls": [], "unread": "<|channel|>a"},
     ]
     (run_folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = card_of(run_folder, make_job(hub={"card_language": language})).text
     shown = 'functions.weather({"city": "Seoul"})'
     assert f"```text\n{shown}\n```" in text
     assert f"```text\nOne moment.\n{shown}\n```" in text
+    # What is not in the model's format is shown here as it is on the screen.
+    assert "```text\n<|channel|>a\n```" in text
     assert text.count(nothing) == 1
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "2.9500 at step 1."), ("ko", "1 스텝에서 2.9500.")])
+def test_a_single_step_is_told_once(run_folder: Path, language: str, words: str) -> None:
+    (run_folder / "log.jsonl").write_text('{"step": 1, "loss": 2.95, "learning_rate": 0.1}')
+    text = card_of(run_folder, make_job(hub={"card_language": language})).text
+    assert words in text
+    assert ("- 1 step of" in text) == (language == "en")
 
 
 def test_facts_that_cannot_be_read_count_as_missing(run_folder: Path) -> None:
@@ -366,7 +377,7 @@ tracking: {report_to: none}
     text = (result.final_model / "README.md").read_text(encoding="utf-8")
     assert f"| 2 | {result.losses[-1]:.4f} |" in text
     # What templates are tried on before training has all that they are given after it.
-    real, tried = read_facts(result.final_model), sample_facts()
+    real, tried = read_facts(result.final_model), sample_facts(load_job_config(Path("job.yaml")).job)
     assert real.manifest and tried.manifest
     for name in ("model", "code", "versions"):
         assert tried.manifest[name].keys() == real.manifest[name].keys()
@@ -378,7 +389,9 @@ tracking: {report_to: none}
     assert real.answers[0].keys() - {"unread", "commentary"} == tried.answers[0].keys()
 
     load, ask = re.findall("```python\n(.*?)```", text, re.DOTALL)
-    code = (load + ask).replace('"final_model"', repr(str(result.final_model)))
+    assert 'from_pretrained("outputs/run/final_model")' in text
+    assert "generate --model outputs/run/final_model --prompt" in text
+    code = load + ask
     code = code.replace('"tiny/gpt-oss"', repr(str(tiny_gpt_oss))).replace("max_new_tokens=512", "max_new_tokens=4")
     blocked = "import sys; sys.modules['unsloth'] = sys.modules['unsloth_zoo'] = None\n"
     done = subprocess.run(
@@ -433,6 +446,10 @@ BROKEN = {
         "line 2: 'dict object' has no attribute 'los'",
     ),
     "of a merged model": ("{% if kind == 'merged' %}\n\n{{ base.nmae }}{% endif %}", "line 3: 'dict object' has no"),
+    "of a block that nothing has": (
+        '{% extends "card.en.md.jinja" %}\n{% block limit %}mine{% endblock %}',
+        "line 2: card.en.md.jinja has no block limit to replace; did you mean limits?",
+    ),
     "of no file": ('{% include "nope.md" %}', "there is no template nope.md"),
 }
 
@@ -460,6 +477,24 @@ def test_a_template_may_set_names_of_its_own(with_template: Template, tmp_path: 
     job = with_template(text)
     check_card(job)
     assert "A!-- ann lab bo 1" in render_card(Path("final_model"), RunFacts(), job, "adapter")
+
+
+def test_what_a_run_will_know_a_template_may_use_without_asking(with_template: Template) -> None:
+    text = (
+        "{{ steps + 1 }} {{ losses[0].loss }} {{ parameters.total|number }} {{ memory.peak_gib|number }} "
+        "{{ data.train.tokens }} {{ versions.torch }} {{ code.commit }}"
+        "{% if kind == 'merged' %}{{ dtype|upper|length / dtype|length }}{% endif %}"
+        "{% for set in data_sets %}{{ set.kept|number }}{% endfor %}"
+    )
+    check_card(with_template(f"{text} {{{{ evaluation.samples|number }}}} {{{{ answers[0].after.text|upper }}}}"))
+    # Of this job nothing is held out, and nothing asked.
+    job = with_template(text).model_copy(update={"dataset": DatasetSection(path="ann/x")})
+    job = job.model_copy(update={"evaluation": EvaluationSection()})
+    check_card(job)
+    for asked in ("{{ evaluation.samples }}", "{{ answers[0].prompt }}"):
+        own = {"dataset": job.dataset, "evaluation": job.evaluation}
+        with pytest.raises(SettingError, match=r"my\.md, line 1: "):
+            check_card(with_template(asked).model_copy(update=own))
 
 
 def test_a_template_that_is_none(tmp_path: Path) -> None:

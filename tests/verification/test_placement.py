@@ -78,5 +78,5 @@ for room, places in ((0, {"disk"}), (350_000, {"cpu", "disk"})):
 
 def test_a_model_on_the_disk_answers_as_in_memory(tiny_gpt_oss: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", OFFLOADED, str(tiny_gpt_oss), str(tmp_path)]
-    ended = subprocess.run(command, env=stock_environment(), capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, env=stock_environment(), capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

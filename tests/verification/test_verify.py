@@ -96,6 +96,7 @@ def merged_copy(merged: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(merged, tmp_path / "merged_model"))
 
 
+@pytest.mark.usefixtures("cold_processes")
 def test_a_good_adapter_is_verified_and_the_figures_are_kept(
     trained: Subject, tiny_gpt_oss: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,6 +199,7 @@ def test_a_child_hears_nothing_of_a_model_that_was_loaded_here(monkeypatch: pyte
     assert Path(environment["PYTHONPATH"].split(":")[0], "gptoss_ft").is_dir()
 
 
+@pytest.mark.usefixtures("cold_processes")
 def test_a_process_that_is_killed_is_the_machines_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed = tmp_path / "python"
     killed.write_text("#!/bin/sh\nkill -9 $$\n")

@@ -1,0 +1,246 @@
+"""The experts of gpt-oss in training, for weights that are frozen and held in 4 bits: one autograd function.
+
+It computes what transformers' GptOssExperts with PEFT's LoRA on both projections does. What the many small operations
+of the general way write to memory and keep for the backward pass is most of a step's time and memory: here a layer
+keeps its input and the experts' inner states before their activation, in 16 bits, and all that is done value by value
+is compiled into four kernels. Sums over a token's experts have a fixed order.
+
+    rows: T tokens × k experts, sorted by expert          x[T, H] → rows [T·k, H]
+    inner = rows · Wguᵀ + s · (rows · Aguᵀ) · Bguᵀ + bias   [T·k, 2I]: gate and up, interleaved
+    hidden = gate · σ(α · gate) · (up + 1), both clamped  [T·k, I]
+    out[t] = Σ weight · (hidden · Wdnᵀ + s · (hidden · Adnᵀ) · Bdnᵀ + bias)
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Lora:
+    """One projection's adapter: `a` [experts, r, in], `b` [experts, out, r], of any float type."""
+
+    a: Tensor
+    b: Tensor
+    scaling: float
+
+
+class FrozenExperts(ABC):
+    """The base weights of a layer. `gate_up_bias` [experts, 2I] and `down_bias` [experts, H]."""
+
+    gate_up_bias: Tensor
+    down_bias: Tensor
+    alpha: float
+    limit: float
+    keep: bool
+
+    @abstractmethod
+    def gate_up(self) -> Tensor:
+        """[experts, 2I, H], made anew at each call, in the type that is computed in."""
+
+    @abstractmethod
+    def down(self) -> Tensor:
+        """[experts, H, I], as `gate_up`."""
+
+
+def fused_experts(
+    x: Tensor, weights: Tensor, indices: Tensor, experts: FrozenExperts, gate_up: Lora | None, down: Lora | None
+) -> Tensor:
+    """The sum of each token's experts, float32 [T, H].
+
+    x [T, H] in the type that is computed in; weights [T, k], the router's; indices [T, k], int64, the experts chosen.
+    The backward pass has gradients for x, the weights and both adapters.
+    """
+    matrices = [matrix for lora in (gate_up, down) for matrix in ((lora.a, lora.b) if lora else (None, None))]
+    scalings = tuple(lora.scaling if lora else 0.0 for lora in (gate_up, down))
+    function: Any = _FusedExperts
+    result: Tensor = function.apply(x, weights, indices, experts, scalings, *matrices)
+    return result
+
+
+class _FusedExperts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weights: Tensor,
+        indices: Tensor,
+        experts: FrozenExperts,
+        scalings: tuple[float, float],
+        *matrices: Tensor | None,
+    ) -> Tensor:
+        a_in, b_in, a_out, b_out = (None if matrix is None else matrix.to(x.dtype) for matrix in matrices)
+        chosen = indices.flatten()
+        order = chosen.argsort(stable=True)
+        expert = chosen[order]
+        # Where each expert's rows end, without waiting for the GPU to count them.
+        ends = torch.searchsorted(
+            expert, torch.arange(len(experts.down_bias), device=x.device), right=True, out_int32=True
+        )
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=x.device)
+        place = place.view_as(indices)
+
+        rows = x[order // indices.shape[1]]
+        w_in = experts.gate_up()
+        inner = _grouped(rows, w_in.transpose(1, 2), ends)
+        low_in = added = None
+        if a_in is not None and b_in is not None:
+            low_in = _grouped(rows, a_in.transpose(1, 2), ends)
+            added = _grouped(low_in, b_in.transpose(1, 2), ends)
+        del rows
+        hidden = _kernel(_activate)(
+            inner, added, scalings[0], experts.gate_up_bias, expert, experts.alpha, experts.limit
+        )
+        del added
+        w_out = experts.down()
+        out = _grouped(hidden, w_out.transpose(1, 2), ends)
+        low_out = added = None
+        if a_out is not None and b_out is not None:
+            low_out = _grouped(hidden, a_out.transpose(1, 2), ends)
+            added = _grouped(low_out, b_out.transpose(1, 2), ends)
+        result: Tensor = _kernel(_combine)(out, added, scalings[1], experts.down_bias, indices, place, weights)
+
+        ctx.save_for_backward(x, weights, indices, order, place, ends, inner, low_in, low_out, *matrices)
+        ctx.experts, ctx.scalings = experts, scalings
+        ctx.kept = (w_in, w_out) if experts.keep else None
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weights, indices, order, place, ends, inner, low_in, low_out, *matrices = ctx.saved_tensors
+        a_in, b_in, a_out, b_out = (None if matrix is None else matrix.to(x.dtype) for matrix in matrices)
+        experts, (s_in, s_out) = ctx.experts, ctx.scalings
+        token, expert = order // indices.shape[1], indices.flatten()[order]
+        grad = grads[0]
+        weight = weights.flatten()[order].float()
+
+        # Of the unweighted output: with it and the hidden states, the router's gradient needs no output.
+        grad_out = grad.to(x.dtype)[token]
+        grad_hidden = _grouped(grad_out, ctx.kept[1] if ctx.kept else experts.down(), ends)
+        low_grad_out = added = None
+        if a_out is not None and b_out is not None:
+            low_grad_out = _grouped(grad_out, b_out, ends)
+            added = _grouped(low_grad_out, a_out, ends)
+        grad_inner, hidden, along = _kernel(_activate_backward)(
+            inner, grad_hidden, added, s_out, weight, experts.alpha, experts.limit
+        )
+        along_bias = _kernel(_along_bias)(grad, experts.down_bias, token, expert)
+        grad_weights = (along + along_bias)[place].to(weights.dtype)
+        del grad_hidden, added
+        grad_a_out = grad_b_out = None
+        if low_grad_out is not None:
+            scaled = (weight * s_out)[:, None]
+            grad_a_out = _grouped((low_grad_out * scaled).to(x.dtype).t(), hidden, ends)
+            grad_b_out = _grouped(grad_out.t(), (low_out * scaled).to(x.dtype), ends)
+        del grad_out, hidden
+
+        grad_rows = _grouped(grad_inner, ctx.kept[0] if ctx.kept else experts.gate_up(), ends)
+        grad_a_in = grad_b_in = added = None
+        if a_in is not None and b_in is not None:
+            low_grad_in = _grouped(grad_inner, b_in, ends)
+            added = _grouped(low_grad_in, a_in, ends)
+            grad_a_in = _grouped((low_grad_in * s_in).t(), x[token], ends)
+            grad_b_in = _grouped(grad_inner.t(), low_in * s_in, ends)
+        del grad_inner
+        grad_x = _kernel(_collect)(grad_rows, added, s_in, place).to(x.dtype)
+        of_matrices = (
+            None if one is None else one.to(matrix.dtype)
+            for one, matrix in zip((grad_a_in, grad_b_in, grad_a_out, grad_b_out), matrices, strict=True)
+        )
+        return grad_x, grad_weights, None, None, None, *of_matrices
+
+
+def _grouped(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """Each expert's rows [n, in] times its matrix [in, out]; or, of two matrices of rows, one product an expert."""
+    product: Tensor = torch._grouped_mm(rows, matrices, offs=ends)
+    return product
+
+
+def _gate_up(inner: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    gate, up = inner[:, ::2].float(), inner[:, 1::2].float()
+    return gate.clamp(max=limit), up.clamp(-limit, limit), gate <= limit, (up >= -limit) & (up <= limit)
+
+
+def _activate(
+    inner: Tensor, added: Tensor | None, scaling: float, bias: Tensor, expert: Tensor, alpha: float, limit: float
+) -> Tensor:
+    """Adds adapter and bias to `inner`, in place, and returns the hidden states."""
+    whole = inner.float() + bias[expert].float()
+    if added is not None:
+        whole = whole + scaling * added.float()
+    inner.copy_(whole)
+    gate, up, _, _ = _gate_up(inner, limit)
+    return (gate * torch.sigmoid(alpha * gate) * (up + 1)).to(inner.dtype)
+
+
+def _combine(
+    out: Tensor, added: Tensor | None, scaling: float, bias: Tensor, indices: Tensor, place: Tensor, weights: Tensor
+) -> Tensor:
+    """The weighted sum of each token's rows, float32."""
+    total = torch.zeros(len(indices), out.shape[1], dtype=torch.float32, device=out.device)
+    for choice in range(indices.shape[1]):
+        row = place[:, choice]
+        value = out[row].float() + bias[indices[:, choice]].float()
+        if added is not None:
+            value = value + scaling * added[row].float()
+        total = total + weights[:, choice, None].float() * value
+    return total
+
+
+def _activate_backward(
+    inner: Tensor, grad: Tensor, added: Tensor | None, scaling: float, weight: Tensor, alpha: float, limit: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From the gradient of the unweighted hidden states (`grad` and the adapter's part of it): that of `inner`,
+    weighted; the hidden states; and their product with it, summed over each row."""
+    whole = grad.float()
+    if added is not None:
+        whole = whole + scaling * added.float()
+    gate, up, gate_inside, up_inside = _gate_up(inner, limit)
+    share = torch.sigmoid(alpha * gate)
+    swish = gate * share
+    hidden = (swish * (up + 1)).to(inner.dtype)
+    along = (whole * hidden.float()).sum(1)
+    whole = whole * weight[:, None]
+    of_gate = torch.where(gate_inside, whole * (up + 1) * (share + alpha * swish * (1 - share)), 0.0)
+    of_up = torch.where(up_inside, whole * swish, 0.0)
+    return torch.stack((of_gate, of_up), dim=2).flatten(1).to(inner.dtype), hidden, along
+
+
+def _along_bias(grad: Tensor, bias: Tensor, token: Tensor, expert: Tensor) -> Tensor:
+    """Of each row, the product of its token's gradient and its expert's bias."""
+    return (grad[token].float() * bias[expert].float()).sum(1)
+
+
+def _collect(rows: Tensor, added: Tensor | None, scaling: float, place: Tensor) -> Tensor:
+    """The sum of each token's rows, float32."""
+    total = torch.zeros(len(place), rows.shape[1], dtype=torch.float32, device=rows.device)
+    for choice in range(place.shape[1]):
+        total = total + rows[place[:, choice]].float()
+        if added is not None:
+            total = total + scaling * added[place[:, choice]].float()
+    return total
+
+
+_Pointwise = Callable[..., Any]
+
+
+@cache
+def _compiled(function: _Pointwise) -> _Pointwise:
+    # One compilation for all numbers of rows.
+    return torch.compile(function, dynamic=True, fullgraph=True)
+
+
+def _kernel(function: _Pointwise) -> _Pointwise:
+    """`function` compiled where there is a GPU; a CPU test computes it as it is written."""
+
+    def run(*arguments: Any) -> Any:
+        on_gpu = any(isinstance(argument, Tensor) and argument.is_cuda for argument in arguments)
+        return (_compiled(function) if on_gpu else function)(*arguments)
+
+    return run

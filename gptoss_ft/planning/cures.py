@@ -1,0 +1,48 @@
+"""What would make a job fit a GPU that is too small for it."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from gptoss_ft.planning.gpus import needed_gib
+from gptoss_ft.planning.plan import Room
+from gptoss_ft.planning.shapes import Held
+
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+SMALL_OPTIMIZER = "adamw_8bit"
+# A model that is trained on shorter samples is hardly of use.
+SHORTEST = 256
+
+
+def find_cures(room: Room, row_tokens: int) -> tuple[str, ...]:
+    """Changes of the config of which each alone makes rows of `row_tokens` fit, and last the GPU that would do."""
+    cures = [words for words, changed in _changes(room) if changed.fits(row_tokens, changed.most_checkpointed)]
+    shorter = room.most_tokens(room.most_checkpointed, row_tokens)
+    if shorter >= SHORTEST:
+        cures.append(f"model.max_seq_length: {shorter}")
+    needed = room.estimate(row_tokens, room.most_checkpointed).peak_gib
+    return (*cures, f"a GPU of {math.ceil(needed_gib(needed))} GiB")
+
+
+def _changes(room: Room) -> Iterator[tuple[str, Room]]:
+    job = room.job
+    if job.performance.plan == "off" and not room.shapes.tie_word_embeddings and not job.lora.modules_to_save:
+        yield "performance.plan: auto", replace(room, offload_embedding=True)
+    if job.training.gradient_checkpointing != "unsloth":
+        yield "training.gradient_checkpointing: unsloth", _changed(room, "training", gradient_checkpointing="unsloth")
+    if job.training.optim != SMALL_OPTIMIZER:
+        yield f"training.optim: {SMALL_OPTIMIZER}", _changed(room, "training", optim=SMALL_OPTIMIZER)
+    if set(job.lora.target_modules) - set(ATTENTION) or job.lora.target_parameters:
+        attention = _changed(room, "lora", target_modules=ATTENTION, target_parameters=None)
+        yield f"lora.target_modules: [{', '.join(ATTENTION)}], without experts or MLP", attention
+    if not job.model.load_in_4bit:
+        nf4: Held = "nf4"
+        held = (nf4,) * room.shapes.layers
+        shapes = replace(room.shapes, experts_held=held, attention_held=held)
+        yield "model.load_in_4bit: true", replace(_changed(room, "model", load_in_4bit=True), shapes=shapes)
+
+
+def _changed(room: Room, section: str, **values: Any) -> Room:
+    job = room.job
+    return replace(room, job=job.model_copy(update={section: getattr(job, section).model_copy(update=values)}))

@@ -1,0 +1,115 @@
+"""Expected peak of the GPU's memory, by part, from shapes, job and plan.
+
+The peak is the most that CUDA's allocator reserves; CUDA's own context is not in it. What stays through the step is
+added up, and of what comes and goes the largest counts: the loss's logits, or the layer that is differentiated.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+from gptoss_ft.config import JobConfig
+from gptoss_ft.planning.adapter_size import trained_values
+from gptoss_ft.planning.calibration import MEMORY, MemoryCalibration
+from gptoss_ft.planning.shapes import ModelShapes
+from gptoss_ft.runtime import GIB
+
+# Bytes of optimizer state for a trained value; 8-bit ones hold two bytes and float32 absmax for blocks of 256. Paged
+# ones lie in memory that CUDA moves to the host, which its allocator does not count.
+OPTIMIZER_BYTES = {
+    "adamw_8bit": 2 + 2 * 4 / 256,
+    "paged_adamw_8bit": 0,
+    "paged_adamw_32bit": 0,
+    "adamw_torch": 8,
+    "adamw_torch_fused": 8,
+    "adafactor": 0.6,
+    "sgd": 0,
+}
+# Unsloth's fused cross entropy takes a row whole where that is at most 4 GiB, at 16 bytes a logit, and else in a
+# multiple of four chunks (unsloth_zoo 2026.10.9, fused_losses/cross_entropy_loss.py); they are smaller where little
+# memory is free.
+CHUNK_BYTES_A_LOGIT = 16
+CHUNK_GIB = 4.0
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """GiB by part. `logits` and `layer_at_work` with `dequantized_experts` of one layer are never there at once: only
+    the larger side is counted, and the other is 0."""
+
+    base_weights: float
+    libraries: float
+    adapter: float
+    optimizer: float
+    activations: float
+    dequantized_experts: float
+    layer_at_work: float
+    logits: float
+    allocator: float
+
+    @property
+    def peak_gib(self) -> float:
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, float]:
+        """Name of each part → GiB."""
+        return {part.name.replace("_", " "): getattr(self, part.name) for part in fields(self)}
+
+
+def layer_values(shapes: ModelShapes) -> int:
+    """Values that one token makes in one layer, each counted once: norms and residuals, attention, MLP."""
+    queries, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
+    attention = 6 * shapes.hidden + 3 * queries + 2 * keys
+    return attention + max(shapes.experts_per_token, 1) * (2 * shapes.hidden + 3 * shapes.intermediate)
+
+
+def estimate(
+    shapes: ModelShapes,
+    job: JobConfig,
+    tokens_in_row: int,
+    checkpointed_layers: int,
+    keep_dequantized: bool,
+    offload_embedding: bool,
+    calibration: MemoryCalibration = MEMORY,
+) -> MemoryEstimate:
+    """Memory at the peak of an optimizer step whose longest micro-batch holds `tokens_in_row` tokens, with
+    `checkpointed_layers` of the layers recomputed."""
+    values = trained_values(job.lora, shapes)
+    weights = shapes.weight_bytes() - (shapes.embedding_bytes() if offload_embedding else 0)
+    whole_layers = shapes.layers - checkpointed_layers
+
+    token_bytes = layer_values(shapes) * shapes.whole_bytes
+    hidden_bytes = shapes.hidden * shapes.whole_bytes
+    # "unsloth" keeps what a recomputed layer starts from in the host's memory.
+    on_gpu = 0 if job.training.gradient_checkpointing == "unsloth" else checkpointed_layers
+    activations = tokens_in_row * (whole_layers * calibration.saved * token_bytes + on_gpu * hidden_bytes)
+    dequantized = shapes.dequantized_at_once_bytes()
+    kept = whole_layers * dequantized if keep_dequantized else 0
+
+    of_layer = calibration.at_work - (0 if checkpointed_layers else calibration.saved)
+    at_work = tokens_in_row * of_layer * token_bytes
+    experts_at_work = 0 if keep_dequantized and not checkpointed_layers else dequantized
+    logits = _chunk(tokens_in_row, shapes.vocabulary) * shapes.vocabulary * calibration.logit_bytes
+    if logits > at_work + experts_at_work:
+        at_work = experts_at_work = 0
+    else:
+        logits = 0
+    # Dequantized experts are few large blocks, all of one size.
+    moving = (activations + at_work + logits) / GIB
+    return MemoryEstimate(
+        base_weights=weights / GIB,
+        libraries=calibration.libraries_gib,
+        adapter=values * 8 / GIB,
+        optimizer=values * OPTIMIZER_BYTES[job.training.optim] / GIB,
+        activations=activations / GIB,
+        dequantized_experts=(kept + experts_at_work) / GIB,
+        layer_at_work=at_work / GIB,
+        logits=logits / GIB,
+        allocator=calibration.holes_gib + calibration.holes * moving,
+    )
+
+
+def _chunk(tokens: int, vocabulary: int) -> int:
+    """Tokens whose logits are there at once."""
+    parts = tokens * vocabulary * CHUNK_BYTES_A_LOGIT / GIB / CHUNK_GIB
+    chunks = 1 if parts <= 1 else 4 * math.ceil(parts / 4)
+    return math.ceil(tokens / chunks)

@@ -1,0 +1,139 @@
+"""What is set before libraries are imported, and where compiled code is kept."""
+
+import gc
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from gptoss_ft import runtime
+from gptoss_ft.runtime import Device
+
+HOPPER = Device("cuda", "NVIDIA H200", 139.8, bf16=True, driver="580.82.07", capability="9.0")
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "UNSLOTH_COMPILE_LOCATION")
+PROC_OPEN = (
+    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build  (dvs-builder@U22)  Wed Aug 27\n"
+    "GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n"
+)
+PROC_CLOSED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.133.20  Sun Mar 30 03:14:59 UTC 2025\n"
+
+
+@pytest.fixture
+def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in CACHES:
+        # Twice, so that it is as it was again afterwards also where the code under test sets it.
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+
+
+@pytest.mark.usefixtures("_unset")
+def test_compiled_code_is_kept_by_version_and_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GPTOSS_FT_CACHE", str(tmp_path))
+    runtime._place_compile_caches(HOPPER)
+    folders = {Path(os.environ[variable]) for variable in CACHES}
+    assert {folder.name for folder in folders} == {"inductor", "triton", "unsloth"}
+    (key,) = {folder.parent.name for folder in folders}
+    assert {folder.parents[1] for folder in folders} == {tmp_path / "compiled"}
+    python = f"cpython-{sys.version_info.major}{sys.version_info.minor}"
+    packages = ("torch", "triton", "unsloth", "unsloth_zoo", "transformers")
+    assert key == "-".join([*(f"{name}_{version(name)}" for name in packages), python, "sm_90"])
+
+
+@pytest.mark.parametrize("changed", ["torch", "triton", "unsloth", "unsloth_zoo", "transformers", "GPU"])
+def test_another_version_or_gpu_has_another_folder(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = runtime._compiled_for(HOPPER)
+    if changed == "GPU":
+        after = runtime._compiled_for(Device("cuda", "NVIDIA L4", 22.0, bf16=True, capability="8.9"))
+    else:
+        monkeypatch.setattr(runtime, "version", lambda name: "99" if name == changed else version(name))
+        after = runtime._compiled_for(HOPPER)
+    assert after != before
+
+
+@pytest.mark.usefixtures("_unset")
+def test_a_folder_that_the_environment_names_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
+    runtime._place_compile_caches(HOPPER)
+    assert os.environ["TRITON_CACHE_DIR"] == "/mine"
+
+
+def test_libraries_keep_what_they_compile_there() -> None:
+    """As they themselves say, after Unsloth's import, which takes one of the variables away."""
+    from torch._functorch import config as functorch_config
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+    from triton import knobs
+    from unsloth_zoo import compiler
+
+    folder = runtime.cache_folder().absolute() / "compiled" / runtime._compiled_for(runtime.find_device("cpu"))
+    assert Path(cache_dir()) == folder / "inductor"
+    assert Path(knobs.cache.dir) == folder / "triton"
+    assert Path(compiler.UNSLOTH_COMPILE_LOCATION) == folder / "unsloth"
+    assert knobs.autotuning.cache
+    assert functorch_config.enable_autograd_cache
+    assert functorch_config.autograd_cache_allow_custom_autograd_functions
+
+
+def test_unsloth_bundles_nothing_beside() -> None:
+    from unsloth_zoo.compile_cache import megacache_is_enabled
+
+    assert not megacache_is_enabled()
+
+
+def test_what_was_imported_is_never_looked_through_for_garbage() -> None:
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 100_000
+
+
+@pytest.mark.parametrize(("text", "driver"), [(PROC_OPEN, "580.82.07"), (PROC_CLOSED, "570.133.20")])
+def test_the_driver_is_what_the_kernel_has_loaded(text: str, driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: text)
+    assert runtime._driver_version() == driver
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "heavy"),
+    [
+        (["--help"], 0, []),
+        (["train", "--help"], 0, []),
+        (["schema"], 0, []),
+        (["validate", "--config-only", "--config", "job.yaml"], 0, []),
+        (["validate", "--config-only", "--config", "nope.yaml"], 2, []),
+        # The data's first rows are checked before it asks for a GPU; torch says that there is none.
+        (["train", "--config", "job.yaml", "--set", "model.device=cuda"], 4, ["numpy", "pyarrow", "torch"]),
+    ],
+)
+def test_a_command_imports_what_it_needs(arguments: list[str], code: int, heavy: list[str], tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("model: {name: tiny/gpt-oss}\ndataset: {path: tiny/multilingual-thinking}\n")
+    (tmp_path / "docs").mkdir()
+    script = (
+        "import sys\n"
+        "from gptoss_ft.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    wanted = ('torch', 'transformers', 'datasets', 'pyarrow', 'numpy', 'unsloth', 'peft', 'trl',\n"
+        "              'huggingface_hub', 'httpx', 'jinja2', 'tokenizers', 'pandas')\n"
+        "    print([name for name in wanted if name in sys.modules], file=sys.stderr)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=tmp_path, env=runtime.stock_environment(), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == code, ended.stderr
+    imported = set(eval(ended.stderr.splitlines()[-1]))
+    if heavy:
+        assert imported >= set(heavy)
+        assert not imported & {"transformers", "datasets", "unsloth", "peft", "trl", "pandas"}
+    else:
+        assert imported == set()
+
+
+def test_wandb_is_not_imported_where_nobody_has_a_key() -> None:
+    from accelerate.utils import is_wandb_available as accelerates
+    from transformers.integrations import is_wandb_available as transformers_
+
+    assert sys.modules["wandb"] is None
+    assert not accelerates() and not transformers_()
