@@ -25,7 +25,7 @@ from gptoss_ft.model.lora import adapter_facts, load_existing
 from gptoss_ft.model.nf4_experts import are_fused
 from gptoss_ft.model.repository import find_repository
 from gptoss_ft.planning.known_lengths import remember
-from gptoss_ft.planning.run_plan import plan_run
+from gptoss_ft.planning.run_plan import cannot_pack, plan_run
 from gptoss_ft.publishing.adapter import save_final_model
 from gptoss_ft.reporting import narration
 from gptoss_ft.reporting.evaluation_report import EVALUATION, show_evaluation
@@ -62,12 +62,13 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
     full_rows = fill_rows(data.train, job) if job.training.packing else None
     if full_rows is not None:
         narration.show_packing(console, full_rows, job)
-    remember(job, data.summary)
+    if job.datasets[0].prepared is None:
+        remember(job, data.summary)
     planned = plan_run(job, repository, data.summary, device)
     narration.show_plan_of_run(console, planned)
 
     limit_gpu_memory(device, job.performance.memory_limit_gib)
-    model = build_model(job, repository, device, console, planned.plan.offload_embedding)
+    model = build_model(job, repository, device, console, planned.offload)
     facts = adapter_facts(model)
     narration.show_model(console, job, repository, model, facts, are_fused())
 
@@ -83,6 +84,8 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
         release_cached_memory(device)
     attention = document_attention(model)
     plan = planned.plan
+    if attention is None and full_rows is not None:
+        raise cannot_pack()
     if attention is None and plan.rows == "packed":
         plan = plan.padded()
         narration.show_padded_instead(console, plan)
@@ -112,7 +115,7 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
     if data.eval.num_rows and evaluation_wanted():
         # From here on nothing is lost: without it, or with RUN_EVALUATION=false, the same command ends the job.
         narration.show_evaluating(console, data.eval.num_rows)
-        report = evaluate_split(model, tokenizer, data, job, FINAL_MODEL)
+        report = evaluate_split(model, tokenizer, data, job, FINAL_MODEL, at_once=trainer.evaluated_at_once)
         show_evaluation(console, report)
         evaluation = report.as_facts()
         write_json(output.path / EVALUATION, evaluation)

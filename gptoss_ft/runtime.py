@@ -280,7 +280,11 @@ def hold_mxfp4_packed(packed: bool) -> None:
 def hold_experts_dequantized(held: bool) -> None:
     """Say whether Unsloth keeps the 4-bit experts that a forward pass has dequantized for the backward pass, or makes
     them anew. It asks at every layer."""
-    os.environ["UNSLOTH_MOE_RECOMPUTE"] = "0" if held else "1"
+    if held:
+        os.environ["UNSLOTH_MOE_RECOMPUTE"] = "0"
+    else:
+        # Unset, it decides by itself: in a layer that is recomputed they are kept until its backward pass.
+        os.environ.pop("UNSLOTH_MOE_RECOMPUTE", None)
 
 
 def experts_are_held_dequantized() -> bool:
@@ -292,6 +296,21 @@ def _keep_headers_out_of_tmp() -> None:
     from torch._inductor import config
 
     config.cpp_cache_precompile_headers = False
+
+
+def visible_gpu() -> str | None:
+    """The first GPU that CUDA would be shown, by its number or id; None where all are."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip() or None
+
+
+def free_gpu_gib(device: Device) -> float:
+    """Memory of the GPU that nobody holds, in GiB; all of the machine's on a CPU."""
+    if device.kind == "cpu":
+        return device.total_gib
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    return free / GIB
 
 
 def limit_gpu_memory(device: Device, gib: float | None) -> None:

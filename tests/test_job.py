@@ -56,6 +56,13 @@ def test_packed_rows_are_what_a_step_takes(run: Run, capsys: pytest.CaptureFixtu
     assert result.losses[-1] < result.losses[0]
 
 
+def test_packing_ends_where_attention_cannot_keep_samples_apart(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetuning, "document_attention", lambda model: None)
+    with pytest.raises(SettingError, match="cannot be packed") as refused:
+        run("training.packing=true")
+    assert refused.value.key == "training.packing"
+
+
 def test_a_run_leaves_what_the_readme_promises(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     previous = os.umask(0o027)
     try:

@@ -40,7 +40,11 @@ class DataAhead:
         if self._process is None or self._process.stdout is None:
             return
         for line in self._process.stdout:
-            said = json.loads(line)
+            try:
+                said = json.loads(line)
+            except ValueError:
+                # The last words of a process that was ended, or a library's.
+                return
             if "kind" in said:
                 raise KINDS[said["kind"]](said["message"], said["cure"], said["key"])
             progress(said["rows"], said["samples"])

@@ -25,7 +25,7 @@ from gptoss_ft.data.entries import Entry, keyed
 from gptoss_ft.data.handed_over import read_prepared
 from gptoss_ft.data.harmony_rendering import HarmonyRenderer, is_harmony
 from gptoss_ft.data.intake import TOO_LONG, Intake, LaidOut
-from gptoss_ft.data.rendering import RENDERING_VERSION, Draft, Encoder, Sample, assemble
+from gptoss_ft.data.rendering import Draft, Encoder, Sample, assemble
 from gptoss_ft.data.selection import BEYOND_SHARE, Selection, select
 from gptoss_ft.data.storage import (
     SPLITS,
@@ -37,7 +37,7 @@ from gptoss_ft.data.storage import (
     to_batch,
     write_summary,
 )
-from gptoss_ft.data.summary import Progress, SourceSummary, Summary, count
+from gptoss_ft.data.summary import RENDERING_VERSION, Progress, SourceSummary, Summary, count
 from gptoss_ft.data.template_rendering import TemplateRenderer
 from gptoss_ft.errors import DataError, JobError
 

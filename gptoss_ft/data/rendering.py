@@ -29,9 +29,6 @@ if TYPE_CHECKING:  # Unsloth must come before transformers
 # What PyTorch's cross entropy leaves out.
 IGNORED = -100
 
-# Part of the cache's key: raised whenever the same row would become other samples.
-RENDERING_VERSION = 1
-
 CHARACTERS_FOR_FASTER = 5_000_000
 
 TrainOn = Literal["completions", "everything"]

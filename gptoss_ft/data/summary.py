@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 # Told how many rows have been read and how many samples made of them.
 Progress = Callable[[int, int], None]
 
+# Part of the caches' keys: raised whenever the same row would become other samples.
+RENDERING_VERSION = 1
 # Rows named for each reason that rows were left out for.
 EXAMPLES = 5
 

@@ -104,11 +104,13 @@ def evaluate_split(
     name: str,
     split: Split = "eval",
     max_samples: int | None = None,
+    at_once: int | None = None,
 ) -> EvaluationReport:
-    """Measure `model`, called `name`, on a split's samples, all or the first `max_samples`; and where it is an adapter
-    also its base model, which is the same one with adapters and saved modules off. Raises what `measure` does."""
+    """Measure `model`, called `name`, on a split's samples, all or the first `max_samples`, `at_once` at a time (None:
+    the job's micro-batch); and where it is an adapter also its base model, which is the same one with adapters and
+    saved modules off. Raises what `measure` does."""
     samples = (data.eval if split == "eval" else data.train)[:max_samples]
-    reader, rows_at_once = ChannelReader(tokenizer), job.training.per_device_train_batch_size
+    reader, rows_at_once = ChannelReader(tokenizer), at_once or job.training.per_device_train_batch_size
     measured, base = measure(model, samples, reader, rows_at_once), None
     if isinstance(model, PeftModel):
         with model.disable_adapter():

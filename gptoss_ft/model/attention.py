@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.nn.attention.flex_attention import BlockMask, and_masks
 
+from gptoss_ft.planning.shapes import PACKABLE
+
 ZOO_MODULE = "unsloth_zoo.temporary_patches.gpt_oss"
 # The zoo sets it where it has put flex attention into gpt-oss: on a GPU, unless that is switched off.
 ZOO_FLAG = "_GPT_OSS_FLEX_SINK_ATTENTION_INSTALLED"
@@ -21,8 +23,6 @@ SINK_MODULE = "unsloth_zoo.flex_attention.attention_sink"
 MASK_FUNCTION = "reused_compiled_create_block_mask"
 # Side of a block of flex attention's mask, to whose multiples rows are padded.
 BLOCK = 128
-# Models of Unsloth's own Llama code, whose documents may lie in one row.
-LLAMA_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 _blind = False
 
@@ -39,13 +39,10 @@ class DocumentAttention(ABC):
         """
         seen = torch.zeros_like(documents) if _blind else documents
         with self._masked(seen):
-            yield {"position_ids": positions(seen), **self._inputs(seen)}
+            yield {"position_ids": positions(seen)}
 
     @abstractmethod
     def _masked(self, documents: torch.Tensor) -> Any: ...
-
-    def _inputs(self, documents: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {}
 
 
 class FlexDocuments(DocumentAttention):
@@ -56,25 +53,29 @@ class FlexDocuments(DocumentAttention):
     def _masked(self, documents: torch.Tensor) -> Iterator[None]:
         sink = sys.modules[SINK_MODULE]
         original = getattr(sink, MASK_FUNCTION)
-        row = documents[0]
-        made: dict[Callable[..., Any], BlockMask] = {}
-
-        def same_document(batch: Any, head: Any, query: Any, key: Any) -> Any:
-            return row[query] == row[key]
+        made: dict[tuple[Callable[..., Any], Any], BlockMask] = {}
 
         def block_mask(
             rule: Callable[..., Any], batch: Any, head: Any, queries: int, keys: int, device: Any
         ) -> BlockMask:
-            if rule not in made:
-                both = and_masks(rule, same_document)
-                made[rule] = sink.compiled_create_block_mask(both, None, None, queries, keys, device=device)
-            return made[rule]
+            # A model may lie on several GPUs.
+            if (rule, device) not in made:
+                both = and_masks(rule, _same_document(documents[0].to(device)))
+                made[rule, device] = sink.compiled_create_block_mask(both, None, None, queries, keys, device=device)
+            return made[rule, device]
 
         setattr(sink, MASK_FUNCTION, block_mask)
         try:
             yield
         finally:
             setattr(sink, MASK_FUNCTION, original)
+
+
+def _same_document(row: torch.Tensor) -> Callable[..., Any]:
+    def rule(batch: Any, head: Any, query: Any, key: Any) -> Any:
+        return row[query] == row[key]
+
+    return rule
 
 
 class MaskedDocuments(DocumentAttention):
@@ -99,20 +100,11 @@ class MaskedDocuments(DocumentAttention):
 
 
 class PositionedDocuments(DocumentAttention):
-    """Llama's kin: transformers and Unsloth see the documents in the position ids, where there is no attention mask;
-    Unsloth's GPU code takes their lengths, too, and is spared a wait for the GPU."""
-
-    def __init__(self, takes_lengths: bool) -> None:
-        self._takes_lengths = takes_lengths
+    """Llama's kin: transformers and Unsloth see the documents in the position ids, where there is no attention mask."""
 
     @contextmanager
     def _masked(self, documents: torch.Tensor) -> Iterator[None]:
         yield
-
-    def _inputs(self, documents: torch.Tensor) -> dict[str, torch.Tensor]:
-        if not self._takes_lengths:
-            return {}
-        return {"packed_seq_lengths": torch.unique_consecutive(documents[0].cpu(), return_counts=True)[1].int()}
 
 
 def document_attention(model: Any) -> DocumentAttention | None:
@@ -126,19 +118,14 @@ def document_attention(model: Any) -> DocumentAttention | None:
         sink = sys.modules.get(SINK_MODULE)
         known = all(hasattr(sink, name) for name in (MASK_FUNCTION, "compiled_create_block_mask"))
         return FlexDocuments() if known else None
-    if kind in LLAMA_TYPES:
+    if kind in PACKABLE:
         if on_gpu:
             # Otherwise rows longer than max_seq_length are cut.
             for module in causal.modules():
                 if hasattr(module, "max_seq_length"):
                     module._unsloth_allow_packed_overlength = True
-        return PositionedDocuments(takes_lengths=on_gpu)
+        return PositionedDocuments()
     return None
-
-
-def can_pack(model_type: str) -> bool:
-    """Whether `document_attention` knows a way for models of this `model_type` (transformers' name)."""
-    return model_type == "gpt_oss" or model_type in LLAMA_TYPES
 
 
 def flex_is_installed() -> bool:

@@ -14,6 +14,7 @@ from gptoss_ft.planning.lengths import Lengths
 from gptoss_ft.planning.plan import BLOCK, Plan, Reason, Room, bucketed
 from gptoss_ft.planning.shapes import ModelShapes
 from gptoss_ft.planning.speed import H200, micro_batch_seconds
+from gptoss_ft.reporting.console import counted
 from gptoss_ft.runtime import GIB
 
 # Each row length that is weighed is this much of the next longer one.
@@ -37,7 +38,7 @@ def effective_batch(job: JobConfig) -> int:
     return job.training.per_device_train_batch_size * job.training.gradient_accumulation_steps
 
 
-def stays_off(job: JobConfig, shapes: ModelShapes | None) -> str | None:
+def stays_off(job: JobConfig, shapes: ModelShapes | None, device: GpuMemory) -> str | None:
     """Why an optimizer step is computed as the config says; None where a plan may choose."""
     if job.performance.plan == "off":
         return "performance.plan is off"
@@ -45,6 +46,8 @@ def stays_off(job: JobConfig, shapes: ModelShapes | None) -> str | None:
         return "lora.dropout is above 0: what is dropped would depend on the micro-batches"
     if job.training.router_aux_loss_coef != 0:
         return "training.router_aux_loss_coef is not 0: that loss is a mean over each micro-batch"
+    if not device.bf16:
+        return "the GPU does not compute in bfloat16, and no plan was tried on such a one"
     if shapes is None:
         return "the model's architecture is not known here"
     if shapes.attention_dropout > 0:
@@ -58,7 +61,7 @@ def make_plan(
     """The plan for one GPU. `packs` says whether samples can lie in one row without seeing each other."""
     if job.training.packing:
         lengths = Lengths.all_of(job.model.max_seq_length, lengths.effective_batch)
-    off = stays_off(job, shapes)
+    off = stays_off(job, shapes, device)
     if shapes is None or off is not None:
         return as_configured(job, shapes, lengths, device, off or "")
     for margin in (MARGIN, LEAST_MARGIN):
@@ -186,7 +189,7 @@ def _reasons(best: Candidate, job: JobConfig, lengths: Lengths) -> tuple[Reason,
     rows = (
         f"samples end to end in rows of at most {best.row_tokens:,} tokens"
         if best.is_packed
-        else f"{best.rows_at_once} samples at a time, padded to the longest"
+        else f"{counted(best.rows_at_once, 'sample')} at a time, padded to the longest"
     )
     found = [Reason(rows, f"{step}; steps hold up to {lengths.step_bound:,} tokens")]
     layers, checkpointed = room.shapes.layers, room.checkpointed(best.row_tokens)
@@ -220,7 +223,8 @@ def _too_small(job: JobConfig, shapes: ModelShapes, lengths: Lengths, device: Gp
 
 def as_configured(job: JobConfig, shapes: ModelShapes | None, lengths: Lengths, device: GpuMemory, why: str) -> Plan:
     """What `training` says and `why`, with an estimate where the model is known."""
-    at_once = min(job.training.per_device_train_batch_size, len(lengths.values))
+    # Rows that are filled before are computed one by one.
+    at_once = 1 if job.training.packing else min(job.training.per_device_train_batch_size, len(lengths.values))
     tokens = at_once * lengths.longest
     room = Room(shapes, job, False, False, budget_gib(job, device, LEAST_MARGIN)) if shapes is not None else None
     fits = room is None or room.fits(tokens, room.most_checkpointed)
@@ -236,7 +240,7 @@ def as_configured(job: JobConfig, shapes: ModelShapes | None, lengths: Lengths, 
         tokens_per_second=None,
         seconds=None,
         fits=fits,
-        cures=() if fits or room is None else find_cures(room, tokens),
+        cures=() if fits or room is None else find_cures(room, lengths.longest, at_once),
         longest_sample=lengths.longest,
         room=room,
     )

@@ -15,13 +15,17 @@ SMALL_OPTIMIZER = "adamw_8bit"
 SHORTEST = 256
 
 
-def find_cures(room: Room, row_tokens: int) -> tuple[str, ...]:
-    """Changes of the config of which each alone makes rows of `row_tokens` fit, and last the GPU that would do."""
-    cures = [words for words, changed in _changes(room) if changed.fits(row_tokens, changed.most_checkpointed)]
-    shorter = room.most_tokens(room.most_checkpointed, row_tokens)
-    if shorter >= SHORTEST:
-        cures.append(f"model.max_seq_length: {shorter}")
-    needed = room.estimate(row_tokens, room.most_checkpointed).peak_gib
+def find_cures(room: Room, longest: int, at_once: int = 1) -> tuple[str, ...]:
+    """Changes of the config of which each alone makes micro-batches of `at_once` samples of `longest` tokens fit, and
+    last the GPU that would do."""
+    tokens = at_once * longest
+    cures = [words for words, changed in _changes(room) if changed.fits(tokens, changed.most_checkpointed)]
+    most = room.most_tokens(room.most_checkpointed, tokens)
+    if 1 <= most // longest < at_once:
+        cures.append(f"training.per_device_train_batch_size: {most // longest}, with more accumulation")
+    elif SHORTEST <= most // at_once < longest:
+        cures.append(f"model.max_seq_length: {most // at_once}")
+    needed = room.estimate(tokens, room.most_checkpointed).peak_gib
     return (*cures, f"a GPU of {math.ceil(needed_gib(needed))} GiB")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gptoss_ft.config import JobConfig
 from gptoss_ft.errors import ConfigError, MachineError, Problem
+from gptoss_ft.runtime import visible_gpu
 
 # Of a GPU's memory, for CUDA's own context.
 CONTEXT_GIB = 0.5
@@ -17,10 +18,11 @@ LEAST_MARGIN = 0.05
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """A GPU by its name ("" where only the size is known) and its memory in GiB."""
+    """A GPU by its name ("" where only the size is known), its memory in GiB, and whether it computes in bfloat16."""
 
     name: str
     total_gib: float
+    bf16: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,12 @@ class KnownGpu:
 
     total_gib: float
     speed: GpuSpeed
+    bf16: bool = True
 
 
 # By what the driver's name holds; the first that fits counts. A100 and others of two sizes: the larger.
 KNOWN = {
-    "T4": KnownGpu(15.0, GpuSpeed(65, 320)),
+    "T4": KnownGpu(15.0, GpuSpeed(65, 320), bf16=False),
     "L40S": KnownGpu(45.0, GpuSpeed(362, 864)),
     "L4": KnownGpu(22.5, GpuSpeed(121, 300)),
     "A100": KnownGpu(80.0, GpuSpeed(312, 2039)),
@@ -56,7 +59,10 @@ KNOWN = {
 
 
 def known_gpu(name: str) -> KnownGpu | None:
-    """The known GPU whose name stands in `name` as a word (an A10G is an A10); None where there is none."""
+    """The known GPU whose name stands in `name` as a word (an A10G is an A10); None where there is none, and for a part
+    of one (MIG)."""
+    if "MIG" in name.upper():
+        return None
     return next((gpu for key, gpu in KNOWN.items() if re.search(rf"(?<![A-Z0-9]){key}(?![0-9S])", name.upper())), None)
 
 
@@ -69,14 +75,19 @@ def wanted_gpu(text: str) -> GpuMemory:
     if gpu is None:
         known = ", ".join(KNOWN)
         raise ConfigError([Problem("--gpu", f"read {text!r}; wanted a size such as 16GiB, or one of {known}")])
-    return GpuMemory(text.strip(), gpu.total_gib)
+    # An A100 of the smaller size says so: A100-40GB.
+    stated = re.search(r"(\d+)\s*GB", text, re.IGNORECASE)
+    return GpuMemory(text.strip(), float(stated[1]) if stated else gpu.total_gib, gpu.bf16)
 
 
 def gpu_here() -> GpuMemory:
-    """This machine's first GPU, from nvidia-smi. `ConfigError` where none answers: the command line can name one."""
+    """This machine's first visible GPU, from nvidia-smi. `ConfigError` where none answers: the command line can name
+    one."""
+    first = visible_gpu()
     try:
         answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"],
+            ["nvidia-smi", *(["-i", first] if first else []),
+             "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"],
             capture_output=True, text=True, timeout=20, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
@@ -85,7 +96,8 @@ def gpu_here() -> GpuMemory:
     if not mebibytes.strip().isdigit():
         # Where the GPU shares the machine's memory: "[N/A]".
         raise MachineError(f"nvidia-smi does not tell the memory of {name or 'a GPU'}", "Name it: --gpu 24GiB.")
-    return GpuMemory(name.strip(), int(mebibytes) / 1024)
+    known = known_gpu(name)
+    return GpuMemory(name.strip(), int(mebibytes) / 1024, known is None or known.bf16)
 
 
 def _no_gpu() -> ConfigError:

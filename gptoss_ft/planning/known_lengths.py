@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from gptoss_ft.config import DatasetSection, JobConfig
-from gptoss_ft.data.summary import Summary
+from gptoss_ft.data.summary import RENDERING_VERSION, Summary
 from gptoss_ft.errors import JobError
 from gptoss_ft.planning.choice import effective_batch
 from gptoss_ft.planning.lengths import Lengths
@@ -31,10 +32,11 @@ class Known(NamedTuple):
 
 
 def remember(job: JobConfig, summary: Summary) -> None:
-    """Keep the lengths of the samples to train on for the next plan of this job."""
+    """Keep the lengths of the samples to train on for the next plan of this job, where they can be kept."""
     path = _path(job)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, summary.train.lengths)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, summary.train.lengths)
 
 
 def known_lengths(job: JobConfig, console: Console) -> Known:
@@ -73,6 +75,8 @@ def _path(job: JobConfig) -> Path:
     size and time of local files."""
     decides = {
         "model": job.model.model_dump(mode="json", include={"name", "revision", "chat_template", "max_seq_length"}),
+        "template": list(_state_of(Path(os.path.expanduser(job.model.chat_template or "")))),
+        "rendering": RENDERING_VERSION,
         "seed": job.training.seed,
         "entries": [[entry.model_dump(mode="json"), *_files(entry)] for entry in job.datasets],
     }
@@ -83,9 +87,13 @@ def _path(job: JobConfig) -> Path:
 def _files(entry: DatasetSection) -> Iterator[tuple[str, int, int]]:
     path = Path(os.path.expanduser(entry.path)).absolute()
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if file.is_file():
-            state = file.stat()
-            yield str(file), state.st_size, state.st_mtime_ns
+        yield from _state_of(file)
+
+
+def _state_of(file: Path) -> Iterator[tuple[str, int, int]]:
+    if file.is_file():
+        state = file.stat()
+        yield str(file), state.st_size, state.st_mtime_ns
 
 
 def _prepare(job: JobConfig, console: Console) -> Summary:

@@ -35,7 +35,7 @@ class Lengths:
 
     @property
     def longest(self) -> int:
-        return int(self.values.max())
+        return int(np.max(self.values))
 
     @property
     def mean(self) -> float:

@@ -126,7 +126,7 @@ class Plan:
 
     def smaller(self) -> "Plan | None":
         """The next plan to try when memory runs out: no experts kept, half as many layers that are not recomputed, half
-        the row (or half the samples at once), one sample a row; None when there is nothing left to give."""
+        the row (or half the samples at once) down to the longest sample; None when there is nothing left to give."""
         if self.room is None or self.rows == "as configured":
             return None
         if self.keep_dequantized:
@@ -139,7 +139,7 @@ class Plan:
             half = max(self.row_tokens // 2, self.longest_sample)
             if half < self.row_tokens:
                 return self._with(row_tokens=half)
-            return self._with(rows="padded", rows_at_once=1)
+            return None
         if self.rows_at_once > 1:
             at_once = self.rows_at_once // 2
             return self._with(rows_at_once=at_once, row_tokens=at_once * self.longest_sample)

@@ -136,7 +136,7 @@ def show_plan_of_run(console: Console, planned: "RunPlan") -> None:
 def show_padded_instead(console: Console, plan: Plan) -> None:
     console.print(
         "  samples are padded, not laid end to end: this version of Unsloth computes attention in a way that is not "
-        f"known here; {plan.rows_at_once} at a time"
+        f"known here; {counted(plan.rows_at_once, 'sample')} at a time"
     )
 
 
@@ -145,7 +145,7 @@ def show_replanned(console: Console, plan: Plan) -> None:
     rows = (
         f"rows of at most {plan.row_tokens:,} tokens"
         if plan.rows == "packed"
-        else f"{plan.rows_at_once} samples at a time"
+        else f"{counted(plan.rows_at_once, 'sample')} at a time"
     )
     console.print(
         f"  the GPU's memory ran out: the step is computed again with {rows} and {plan.checkpointed_layers} layers "

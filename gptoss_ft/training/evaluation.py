@@ -70,11 +70,10 @@ class HeldOutLoss(TrainerCallback, ExportableState):
 def evaluate_while_training(trainer: Any, samples: pa.Table, reader: ChannelReader, training: TrainingSection) -> None:
     """Have `trainer` evaluate on `samples` every `training.eval_steps` steps, and after the last."""
     assert training.eval_steps is not None
-    rows_at_once = training.per_device_train_batch_size
 
     def evaluate(**_: Any) -> dict[str, float]:
         started = time.monotonic()
-        total = measure(trainer.model, samples, reader, rows_at_once).total
+        total = measure(trainer.model, samples, reader, trainer.evaluated_at_once).total
         seconds = round(time.monotonic() - started, 3)
         metrics = {"eval_loss": total.mean, "eval_tokens": total.tokens, "eval_runtime": seconds}
         # Not TRL's, which would add training's metrics so far, and forget them.

@@ -49,6 +49,13 @@ class PlannedTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without
         self.plan = plan
         hold_experts_dequantized(plan.keep_dequantized)
 
+    @property
+    def evaluated_at_once(self) -> int:
+        """Held-out samples that fit at once into the memory that training fits in, whatever their length."""
+        if self.plan.rows == "as configured":
+            return self.plan.rows_at_once
+        return max(1, self.plan.row_tokens // int(self.args.max_length))
+
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], None]:
         """The samples of a step; what is counted of them, `training_step` counts."""
         return list(islice(epoch_iterator, num_batches)), None
@@ -71,15 +78,18 @@ class PlannedTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without
         """The sum of the micro-batches' losses; None when memory ran out and there is a smaller plan."""
         # One without a trained token has neither loss nor gradient.
         wanted = [each for each in micro_batches if bool((each.labels[:, 1:] != IGNORED).any())]
+        wanted = wanted or micro_batches[:1]
+        # What is a mean over each micro-batch, as the experts' balance is, is divided by their number.
+        self.current_gradient_accumulation_steps = len(wanted)
         try:
-            return torch.stack([self._one_of(model, each, trained) for each in wanted or micro_batches[:1]]).sum()
+            return torch.stack([self._one_of(model, each, trained) for each in wanted]).sum()
         except torch.OutOfMemoryError:
             if self.plan.smaller() is None:
                 raise
         return None
 
     def _one_of(self, model: Any, micro_batch: MicroBatch, trained: torch.Tensor) -> torch.Tensor:
-        self._checkpoint(self.plan.checkpointed(micro_batch.tokens))
+        self._recompute(self.plan.checkpointed(micro_batch.tokens))
         inputs = {"input_ids": micro_batch.ids.to(trained.device), "labels": micro_batch.labels.to(trained.device)}
         seen: AbstractContextManager[dict[str, torch.Tensor]]
         if micro_batch.documents is not None:
@@ -92,9 +102,10 @@ class PlannedTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without
             loss: torch.Tensor = super().training_step(model, {**inputs, **others}, trained)
         return loss
 
-    def _checkpoint(self, number: int) -> None:
-        """Have the first `number` layers recomputed in the backward pass, and no other."""
-        if self.args.gradient_checkpointing:
+    def _recompute(self, number: int) -> None:
+        """Have the first `number` layers recomputed in the backward pass, and no other; without a plan it stays as the
+        model was loaded."""
+        if self.args.gradient_checkpointing and self.plan.rows != "as configured":
             for index, layer in enumerate(self._layers):
                 layer.gradient_checkpointing = index < number
 

@@ -107,7 +107,16 @@ def run(trainer: Any, reporter: StepReporter, resume_from: Path | None) -> bool:
         except torch.OutOfMemoryError as error:
             raise MachineError(
                 f"the GPU's memory ran out while training: {str(error).splitlines()[0]}",
-                "Lower training.per_device_train_batch_size (and raise gradient_accumulation_steps), or "
-                "model.max_seq_length, or take gate_proj, up_proj and down_proj out of lora.target_modules.",
+                _cure(trainer.plan),
             ) from None
     return request.signal is None or trainer.state.global_step >= trainer.state.max_steps
+
+
+def _cure(plan: Plan) -> str:
+    common = "lower model.max_seq_length, or take gate_proj, up_proj and down_proj out of lora.target_modules"
+    if plan.rows == "as configured":
+        return (
+            "Lower training.per_device_train_batch_size and raise gradient_accumulation_steps by the same factor, or "
+            f"{common}."
+        )
+    return f"There is no smaller plan: raise performance.memory_limit_gib where it is set, {common}."

@@ -19,7 +19,7 @@ from gptoss_ft.data.entries import open_entries
 from gptoss_ft.data.harmony_rendering import HarmonyRenderer
 from gptoss_ft.data.intake import Intake
 from gptoss_ft.data.prepare import make_renderer, prepare, tokenizer_fingerprint
-from gptoss_ft.data.rendering import IGNORED, RENDERING_VERSION, Draft, Encoder, Part, Sample, assemble
+from gptoss_ft.data.rendering import IGNORED, Draft, Encoder, Part, Sample, assemble
 from gptoss_ft.data.storage import PreparedData
 from gptoss_ft.data.template_rendering import TemplateRenderer
 from gptoss_ft.data.tokenizer import load_tokenizer
@@ -542,7 +542,7 @@ def test_the_chat_template_and_the_rendering_are_part_of_the_key(
     other_end = load_tokenizer(str(tiny_llama), None, None)
     other_end.eos_token = "<|im_start|>"
     assert tokenizer_fingerprint(other_end) != tokenizer_fingerprint(chatml)
-    monkeypatch.setattr(prepare_module, "RENDERING_VERSION", RENDERING_VERSION + 1)
+    monkeypatch.setattr(prepare_module, "RENDERING_VERSION", prepare_module.RENDERING_VERSION + 1)
     again = prepared(chatml, job)
     assert again.summary.key != first.summary.key
     assert again.summary.fingerprint == first.summary.fingerprint

@@ -31,6 +31,12 @@ def test_names(name: str, gib: float | None) -> None:
     assert (known.total_gib if known else None) == gib
 
 
+def test_a_size_in_a_name_counts_and_a_part_of_a_gpu_is_not_the_gpu() -> None:
+    assert wanted_gpu("A100-40GB") == GpuMemory("A100-40GB", 40.0)
+    assert known_gpu("NVIDIA H200 MIG 1g.18gb") is None
+    assert not wanted_gpu("T4").bf16
+
+
 @pytest.mark.parametrize("text", ["", "0GiB", "GTX 1080", "16TB", "-4GiB"])
 def test_what_is_neither(text: str) -> None:
     with pytest.raises(ConfigError, match="--gpu"):
@@ -42,7 +48,12 @@ def test_the_gpu_that_the_driver_tells_of(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     program.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771'\necho 'NVIDIA H200, 143771'\n")
     program.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert gpu_here() == GpuMemory("NVIDIA H200", 143771 / 1024)
+    # As training does, it looks at the first that is visible.
+    program.write_text('#!/bin/sh\n[ "$1 $2" = "-i 1" ] && echo "Tesla T4, 15360"\n')
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert gpu_here() == GpuMemory("Tesla T4", 15.0, bf16=False)
     program.write_text("#!/bin/sh\necho 'NVIDIA GB10, [N/A]'\n")
     with pytest.raises(MachineError, match="does not tell the memory of NVIDIA GB10"):
         gpu_here()

@@ -9,6 +9,7 @@ import pytest
 from gptoss_ft.config import JobConfig
 from gptoss_ft.data.summary import SplitSummary, Summary
 from gptoss_ft.errors import SettingError
+from gptoss_ft.planning import run_plan
 from gptoss_ft.planning.run_plan import plan_run
 from gptoss_ft.runtime import Device
 
@@ -27,6 +28,12 @@ def job(folder: Path, **sections: Any) -> JobConfig:
     return JobConfig.model_validate({"model": model, **sections})
 
 
+@pytest.fixture(autouse=True)
+def free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU to ask how much of it is free."""
+    monkeypatch.setattr(run_plan, "free_gpu_gib", lambda device: 139.0 if device.kind == "cuda" else 16.0)
+
+
 SOME = summary(of_40=30, of_100=20, of_200=4)
 
 
@@ -37,7 +44,21 @@ def test_on_a_gpu_samples_are_packed(tiny_gpt_oss: Path) -> None:
     # The whole step in one row: 4 of the longest samples are the most that it can hold.
     assert planned.plan.row_tokens >= 3 * 200
     assert planned.plan.checkpointed_layers == 0
-    assert planned.gpu.total_gib == 139.8
+    assert planned.gpu.total_gib == 139.5
+
+
+def test_what_others_hold_is_not_counted_on(tiny_gpt_oss: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_plan, "free_gpu_gib", lambda device: 20.0)
+    assert plan_run(job(tiny_gpt_oss), str(tiny_gpt_oss), SOME, H200).gpu.total_gib == 20.5
+
+
+def test_without_bfloat16_the_plan_is_off(tiny_gpt_oss: Path) -> None:
+    t4 = Device(kind="cuda", name="Tesla T4", total_gib=15.0, bf16=False)
+    planned = plan_run(job(tiny_gpt_oss), str(tiny_gpt_oss), SOME, t4)
+    assert planned.plan.rows == "as configured"
+    assert "bfloat16" in planned.plan.reasons[0].why
+    # Then Unsloth decides where the embedding is.
+    assert planned.offload == "auto"
 
 
 def test_on_a_cpu_the_step_is_as_configured(tiny_gpt_oss: Path, device: Device) -> None:

@@ -12,9 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from gptoss_ft import tiny
 from gptoss_ft.config import JobConfig
 from gptoss_ft.errors import DataError, HubError
-from gptoss_ft.model.attention import can_pack
 from gptoss_ft.planning.adapter_size import trained_values
-from gptoss_ft.planning.shapes import LLAMA_TYPES, PACKABLE, ModelShapes, held_bytes, read_shapes, shapes_of
+from gptoss_ft.planning.shapes import ModelShapes, held_bytes, read_shapes, shapes_of
 from gptoss_ft.runtime import GIB, cache_folder
 
 IN_16_BITS = JobConfig.model_validate({"model": {"load_in_4bit": False}})
@@ -159,12 +158,6 @@ def test_what_is_held_in_which_bits() -> None:
 
 def test_active_parameters_are_the_published_3_6_billion() -> None:
     assert known(GPT_OSS).active_parameters() == pytest.approx(3.6e9, rel=0.01)
-
-
-def test_what_can_be_packed_is_what_attention_can_keep_apart() -> None:
-    assert [kind for kind in (*LLAMA_TYPES, "gpt_oss") if can_pack(kind)] == sorted(
-        PACKABLE, key=(*LLAMA_TYPES, "gpt_oss").index
-    )
 
 
 def test_an_unknown_architecture_has_no_shapes() -> None:

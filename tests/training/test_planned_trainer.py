@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from plans import plan
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gptoss_ft.config import JobConfig
 from gptoss_ft.data.storage import PreparedData
@@ -133,6 +134,33 @@ def test_every_plan_computes_the_gradients_of_one_sample_at_a_time(trained: Any,
     assert off_by(found, wanted) < 1e-5
     assert loss == pytest.approx(total, rel=1e-4)
     assert trainer.state.num_input_tokens_seen == sum(LENGTHS)
+
+
+def test_without_a_plan_layers_are_recomputed_as_configured(trained: Any, device: Device) -> None:
+    recomputed: list[int] = []
+    layers = [each for each in trained.model.modules() if isinstance(each, GradientCheckpointingLayer)]
+
+    def see(module: Any, args: Any) -> None:
+        recomputed.append(sum(layer.gradient_checkpointing for layer in layers))
+
+    hook = trained.model.get_base_model().register_forward_pre_hook(see)
+    by_trainer(trained, device, PLANS["one at a time"])
+    by_trainer(trained, device, PLANS["packed, half recomputed"])
+    hook.remove()
+    assert recomputed == [2] * len(LENGTHS) + [1]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 6])
+def test_the_experts_balance_is_a_mean_over_micro_batches(trained: Any, device: Device, at_once: int) -> None:
+    if not hasattr(trained.model.config, "router_aux_loss_coef"):
+        pytest.skip("only experts are balanced")
+    training = trained.job.training.model_copy(update={"router_aux_loss_coef": 0.5})
+    settings = SimpleNamespace(**{**vars(trained), "job": trained.job.model_copy(update={"training": training})})
+    _, loss, _ = by_trainer(settings, device, plan("as configured", rows_at_once=at_once))
+    _, plain, _ = by_trainer(trained, device, plan("as configured", rows_at_once=at_once))
+    # Balanced, it is 1 in transformers' units (the experts of a token).
+    chosen = trained.model.config.num_experts_per_tok
+    assert 0.5 * chosen * 0.9 < loss - plain < 0.5 * chosen * 1.5
 
 
 def test_documents_that_see_each_other_are_found_out(trained: Any, device: Device) -> None:
