@@ -176,6 +176,9 @@ def _become(request: dict[str, Any], set_by_imports: dict[str, str]) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"] | set_by_imports)
+    for folder in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        if folder and folder not in sys.path:
+            sys.path.insert(1, folder)
     for number, file in zip((0, 1, 2), (os.devnull, *request["files"]), strict=True):
         opened = os.open(file, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, number)
