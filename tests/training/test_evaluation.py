@@ -155,7 +155,7 @@ def test_the_best_evaluation_without_a_checkpoint_hides_no_checkpoint(run: Run) 
 
 
 def test_an_evaluation_that_fails_loses_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise NotFiniteError("evaluation: the loss is nan")
 
     with monkeypatch.context() as patched, pytest.raises(NotFiniteError):
