@@ -22,8 +22,8 @@
 #   GPUS             all, none, a number, or device=0,1           (default: all)
 #   DOCKER_RUN_ARGS  further arguments of `docker run`, quoted as in a shell, e.g. "-v '/my data:/data:ro'"
 #                    (rootless Docker or Podman: "--user 0:0"; SELinux: "--security-opt label=disable")
-#   passed on by name when set: HF_TOKEN HF_USER HF_HUB_OFFLINE HF_ENDPOINT PUSH_TO_HUB RUN_EVALUATION WANDB_*
-#                    NO_COLOR COLUMNS and the proxy variables
+#   passed on by name when set: HF_TOKEN HUGGING_FACE_HUB_TOKEN HF_USER HF_HUB_OFFLINE HF_ENDPOINT PUSH_TO_HUB
+#                    RUN_EVALUATION WANDB_* NO_COLOR COLUMNS and the proxy variables
 #
 # Exit codes: those of the job (README); 2 command line; 4 the machine, Docker's own 125 to 127 included.
 set -euo pipefail
@@ -36,7 +36,7 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/scripts/common.sh"
 # The CUDA 13.0 build of torch in requirements.txt needs a driver of this branch or newer.
 readonly OLDEST_DRIVER=580
 readonly PASSED_ON=(
-    HF_TOKEN HF_USER HF_HUB_OFFLINE HF_ENDPOINT PUSH_TO_HUB RUN_EVALUATION NO_COLOR COLUMNS
+    HF_TOKEN HUGGING_FACE_HUB_TOKEN HF_USER HF_HUB_OFFLINE HF_ENDPOINT PUSH_TO_HUB RUN_EVALUATION NO_COLOR COLUMNS
     HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy
 )
 

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from gptoss_ft.config import ConfigSource, load_job_config, write_reference
 from gptoss_ft.errors import ExitCode, Interrupted, JobError, MachineError, is_disk_full
+from gptoss_ft.redaction import redacted
 from gptoss_ft.reporting.console import make_console, show_passed
 
 app = typer.Typer(
@@ -346,13 +348,14 @@ def errors_shown(source: ConfigSource | None = None, interruption: Interruption 
 
 
 def _show(error: JobError, source: ConfigSource | None) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    # `:100:` in a place is no emoji.
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     message = str(source.problem(error.key, error.message)) if source is not None and error.key else error.message
     label = "stopped" if isinstance(error, Interrupted) else "error"
     console.print(f"[bold red]{label}:[/] ", end="")
-    console.print(message, markup=False)
+    console.print(redacted(message), markup=False)
     if error.cure:
-        console.print(error.cure, markup=False, style="dim")
+        console.print(redacted(error.cure), markup=False, style="dim")
 
 
 def main() -> None:
@@ -360,4 +363,9 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] != "--help"):
         arguments = ["train", *arguments]
-    app(arguments, prog_name="gptoss_ft")
+    try:
+        app(arguments, prog_name="gptoss_ft")
+    except Exception:
+        # What Python would do, but for a secret in a library's exception.
+        sys.stderr.write(redacted(traceback.format_exc()))
+        sys.exit(ExitCode.DEFECT)

@@ -24,6 +24,7 @@ from gptoss_ft.model.building import build_model
 from gptoss_ft.model.lora import adapter_facts, load_existing
 from gptoss_ft.model.nf4_experts import are_fused
 from gptoss_ft.model.repository import find_repository
+from gptoss_ft.planning.disk import refuse_too_little_disk
 from gptoss_ft.planning.known_lengths import remember
 from gptoss_ft.planning.run_plan import cannot_pack, plan_run
 from gptoss_ft.publishing.adapter import save_final_model
@@ -66,6 +67,7 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
         remember(job, data.summary)
     planned = plan_run(job, repository, data.summary, device)
     narration.show_plan_of_run(console, planned)
+    refuse_too_little_disk(job, repository, planned.lengths, output.path)
 
     limit_gpu_memory(device, job.performance.memory_limit_gib)
     model = build_model(job, repository, device, console, planned.offload)
@@ -94,17 +96,19 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
     narration.show_training(console, trainer, job)
 
     log = StepLog(output, console)
-    baseline, started = start_measuring(device), time.monotonic()
+    # Read now: training may remove the checkpoint.
+    baseline, started = start_measuring(device), time.monotonic() - output.earlier_seconds
     if output.is_complete:
         # Stopped between its last step and final_model: another step would be one too many.
         load_existing(model, str(output.resume_from))
-    elif not run(trainer, StepReporter(log, device, output.path), output.resume_from):
+    elif not run(trainer, StepReporter(log, device), output.resume_from):
         manifest.write("interrupted")
         done = f"{trainer.state.global_step} of {trainer.state.max_steps} steps"
         raise Interrupted(f"interrupted after {done}, the state is saved", "The same command continues.")
     if job.training.load_best_model_at_end and (best := better_checkpoint(output.path)):
         narration.show_best(console, best)
-        load_existing(model, str(best.path))
+        if best.wrong is None:
+            load_existing(model, str(best.path))
     seconds = time.monotonic() - started
 
     release_cached_memory(device)

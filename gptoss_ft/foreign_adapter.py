@@ -36,7 +36,7 @@ def lora_of(folder: Path) -> LoraSection:
             use_dora=content.get("use_dora", False),
             modules_to_save=content.get("modules_to_save"),
         )
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         # pydantic's ValidationError is a ValueError, and so is what json raises.
         reason = " ".join(str(error).split())
         raise DataError(

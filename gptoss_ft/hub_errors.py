@@ -1,25 +1,13 @@
 """The hub's and the network's exceptions, as one sentence with a cure."""
 
 import errno
-import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from gptoss_ft.errors import DataError, HubError, JobError, MachineError
-
-# The hub's access tokens: of a user and of an organisation.
-TOKEN = re.compile(r"(?:hf|api_org)_[A-Za-z0-9]{30,}")
-HIDDEN = "(token)"
-
-
-def redacted(text: str) -> str:
-    """`text` without the token in use, and without anything that looks like a token of the hub."""
-    from huggingface_hub import get_token
-
-    token = get_token()
-    return TOKEN.sub(HIDDEN, text.replace(token, HIDDEN) if token else text)
+from gptoss_ft.redaction import redacted
 
 
 @contextmanager
@@ -53,14 +41,15 @@ def _shows_token(error: Exception, chain: bool = True) -> bool:
 
 def _explain(error: BaseException, name: str, key: str) -> JobError | None:
     # transformers and datasets raise OSError or ValueError around the hub's own exception: the cause knows more.
-    for link in reversed(_chain(error)):
+    for link in reversed(causes(error)):
         found = _explain_one(link, name, key)
         if found is not None:
             return found
     return None
 
 
-def _chain(error: BaseException) -> list[BaseException]:
+def causes(error: BaseException) -> list[BaseException]:
+    """`error` and what it was raised from, the last first."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:

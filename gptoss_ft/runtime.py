@@ -37,6 +37,9 @@ COMPILERS = ("torch", "triton", "unsloth", "unsloth_zoo", "transformers")
 # What PUSH_TO_HUB and RUN_EVALUATION take.
 SWITCHES = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
+SECRET_NAME = re.compile("(?:TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY)$", re.IGNORECASE)
+SHORTEST_SECRET = 8
+
 DeviceKind = Literal["cuda", "cpu"]
 
 
@@ -366,6 +369,13 @@ def user_name() -> str:
 
 def has_wandb_key() -> bool:
     return bool(os.environ.get("WANDB_API_KEY"))
+
+
+def secrets_in_environment() -> frozenset[str]:
+    """The values of variables named like one that holds a secret: HF_TOKEN, HUGGING_FACE_HUB_TOKEN, WANDB_API_KEY, …"""
+    given = (value.strip() for name, value in os.environ.items() if SECRET_NAME.search(name))
+    # A shorter one is none, and would be found in words.
+    return frozenset(value for value in given if len(value) >= SHORTEST_SECRET)
 
 
 def hub_user() -> str | None:

@@ -24,12 +24,14 @@ from gptoss_ft.config import (
 )
 from gptoss_ft.errors import DataError, HubError, OutputError, SettingError
 from gptoss_ft.foreign_adapter import ADAPTER_CONFIG, lora_of
+from gptoss_ft.hub_client import fetch_snapshot
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.model.repository import MODEL_FILES
+from gptoss_ft.reporting.checkpoint_folder import CHECKPOINT
 from gptoss_ft.reporting.console import counted, quiet_libraries
 from gptoss_ft.reporting.in_use import in_use
 from gptoss_ft.reporting.manifest import NAME as MANIFEST
-from gptoss_ft.reporting.output_folder import CHECKPOINT, FINAL_MODEL, MERGED_MODEL, folder_of
+from gptoss_ft.reporting.output_folder import FINAL_MODEL, MERGED_MODEL, folder_of
 from gptoss_ft.runtime import (
     Device,
     cache_folder,
@@ -231,14 +233,14 @@ def _downloaded(repo_id: str) -> Path | None:
     """The folder of an adapter or of a merged model on the hub, which both have a job.yaml or an adapter_config.json;
     None where the repository holds a base model."""
     prepare_environment()
-    from huggingface_hub import snapshot_download
-
     try:
         with explained(repo_id, ""):
-            words = Path(snapshot_download(repo_id, allow_patterns=["adapter_*", "*.json", "*.jinja", JOB_FILE]))
+            words = fetch_snapshot(
+                repo_id, allow_patterns=["adapter_*", "*.json", "*.jinja", JOB_FILE], ignore_patterns=["*.bin"]
+            )
             if (words / ADAPTER_CONFIG).is_file():
                 return words
-            return Path(snapshot_download(repo_id, **MODEL_FILES)) if (words / JOB_FILE).is_file() else None
+            return fetch_snapshot(repo_id, **MODEL_FILES) if (words / JOB_FILE).is_file() else None
     except HubError as error:
         raise HubError(f"{error.message}; and there is no folder {repo_id}", error.cure, error.key) from None
 

@@ -156,6 +156,12 @@ def test_every_mistake_is_shown_at_once(train: Run) -> None:
     )
 
 
+def test_a_place_is_no_emoji(run: Run) -> None:
+    # Text of a terminal may hold codes of emoji, and `:100:` is one.
+    Path("job.yaml").write_text("#\n" * 99 + "lra: 1\n", encoding="utf-8")
+    assert run("--config", "job.yaml").stderr.startswith("error: job.yaml:100:1: lra: unknown key; ")
+
+
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
@@ -335,7 +341,7 @@ def test_a_model_that_is_neither_a_folder_nor_a_name(train: Run, name: str) -> N
             "./model has no tokenizer that can be read (tokenizer.json): UnicodeDecodeError: ",
         ),
         ({"tokenizer_config__json": b"nope"}, "./model has no tokenizer that can be read (tokenizer.json): JSON"),
-        ({"model__safetensors": None}, "./model holds none of the files that are needed: "),
+        ({"model__safetensors": None}, "./model has no weights as safetensors; pickles "),
         ({"model__safetensors": b""}, "./model holds a broken weights file: "),
         ({"model__safetensors": b"garbage" * 20}, "./model holds a broken weights file: "),
     ],
@@ -469,14 +475,22 @@ STORIES = {
 }
 
 
-def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_keeps_its_traceback_without_a_token(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = "hf_" + "K4" * 17
+
     def fail() -> None:
-        raise RuntimeError("a shape is wrong")
+        raise RuntimeError(f"a shape is wrong: {token}")
 
     raise_in_training(monkeypatch, fail)
     monkeypatch.setattr(sys, "argv", ["train.py", "--config", "job.yaml"])
-    with pytest.raises(RuntimeError, match="a shape is wrong"):
+    with pytest.raises(SystemExit) as caught:
         cli.main()
+    assert caught.value.code == ExitCode.DEFECT
+    lines = capsys.readouterr().err.splitlines()
+    assert (lines[0], lines[-1]) == ("Traceback (most recent call last):", "RuntimeError: a shape is wrong: (token)")
+    assert any(line.endswith(", in fail") for line in lines)
 
 
 def test_the_command_train_may_be_left_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

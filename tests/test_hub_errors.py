@@ -24,7 +24,8 @@ from huggingface_hub.utils import hf_raise_for_status
 from safetensors import SafetensorError, safe_open
 
 from gptoss_ft.errors import DataError, ExitCode, HubError, JobError, MachineError, SettingError
-from gptoss_ft.hub_errors import explained, redacted
+from gptoss_ft.hub_errors import explained
+from gptoss_ft.redaction import redacted
 
 NAME = "owner/name"
 GATED_CURE = "Accept its terms on https://huggingface.co/{}, then set HF_TOKEN to a token of that account."

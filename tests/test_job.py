@@ -294,12 +294,19 @@ def test_a_signal_in_the_last_step_does_not_interrupt(run: Run, monkeypatch: pyt
     assert json.loads(Path("outputs/run/manifest.json").read_text())["status"] == "finished"
 
 
-def test_the_step_that_a_signal_has_saved_is_logged(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_are_means_over_the_same_steps_after_an_interruption(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ("training.logging_steps=10", "training.save_steps=100")
     build = finetuning.build_trainer
-    monkeypatch.setattr(finetuning, "build_trainer", lambda *args: [t := build(*args), t.add_callback(SignalAt(3))][0])
-    with pytest.raises(Interrupted):
-        run("training.logging_steps=10", "training.save_steps=100")
-    assert [json.loads(line)["step"] for line in Path("outputs/run/log.jsonl").read_text().splitlines()] == [3]
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(finetuning, "build_trainer", lambda *args: [t := build(*args), t.add_callback(SignalAt(3))][0])
+        run(*overrides)
+    assert Path("outputs/run/log.jsonl").read_text() == ""
+    seconds = json.loads(Path("outputs/run/checkpoint-3/trainer_state.json").read_text())
+    continued = run(*overrides)
+    assert len(continued.losses) == 1
+    report = json.loads(Path("outputs/run/memory_report.json").read_text())
+    assert report["run_seconds"] > seconds["stateful_callbacks"]["StepReporter"]["attributes"]["seconds"]
+    assert continued.losses == run(*overrides, restart=True).losses
 
 
 def test_the_last_step_is_logged_whatever_logging_steps_is(run: Run) -> None:

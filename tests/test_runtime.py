@@ -1,6 +1,6 @@
 """What is set before libraries are imported, and where compiled code is kept."""
 
-import gc
+import json
 import os
 import subprocess
 import sys
@@ -60,31 +60,44 @@ def test_a_folder_that_the_environment_names_stays(monkeypatch: pytest.MonkeyPat
     assert os.environ["TRITON_CACHE_DIR"] == "/mine"
 
 
-def test_libraries_keep_what_they_compile_there() -> None:
-    """As they themselves say, after Unsloth's import, which takes one of the variables away."""
-    from torch._functorch import config as functorch_config
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-    from triton import knobs
-    from unsloth_zoo import compiler
+# What the libraries themselves say after Unsloth's import, which takes one of the variables away.
+SAID = """
+import gc, json
+from gptoss_ft import runtime
+runtime.prepare_environment()
+device = runtime.find_device("cpu")
+runtime.import_unsloth(device)
+from torch._functorch import config
+from torch._inductor.runtime.cache_dir_utils import cache_dir
+from triton import knobs
+from unsloth_zoo import compiler
+print(json.dumps({
+    "folder": str(runtime.cache_folder().absolute() / "compiled" / runtime._compiled_for(device)),
+    "caches": [cache_dir(), knobs.cache.dir, compiler.UNSLOTH_COMPILE_LOCATION],
+    "kept": [knobs.autotuning.cache, config.enable_autograd_cache,
+             config.autograd_cache_allow_custom_autograd_functions],
+    "collects": gc.isenabled(), "frozen": gc.get_freeze_count(),
+}))
+"""
 
-    folder = runtime.cache_folder().absolute() / "compiled" / runtime._compiled_for(runtime.find_device("cpu"))
-    assert Path(cache_dir()) == folder / "inductor"
-    assert Path(knobs.cache.dir) == folder / "triton"
-    assert Path(compiler.UNSLOTH_COMPILE_LOCATION) == folder / "unsloth"
-    assert knobs.autotuning.cache
-    assert functorch_config.enable_autograd_cache
-    assert functorch_config.autograd_cache_allow_custom_autograd_functions
+
+def test_what_libraries_compile_is_kept_and_what_was_imported_is_never_looked_through_for_garbage() -> None:
+    """In a process of its own: training, in others' tests, unfreezes what was imported."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SAID], env=runtime.stock_environment(), capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    said = json.loads(ended.stdout.splitlines()[-1])
+    assert said["caches"] == [f"{said['folder']}/{name}" for name in ("inductor", "triton", "unsloth")]
+    assert said["kept"] == [True, True, True]
+    assert said["collects"]
+    assert said["frozen"] > 100_000
 
 
 def test_unsloth_bundles_nothing_beside() -> None:
     from unsloth_zoo.compile_cache import megacache_is_enabled
 
     assert not megacache_is_enabled()
-
-
-def test_what_was_imported_is_never_looked_through_for_garbage() -> None:
-    assert gc.isenabled()
-    assert gc.get_freeze_count() > 100_000
 
 
 @pytest.mark.parametrize(("text", "driver"), [(PROC_OPEN, "580.82.07"), (PROC_CLOSED, "570.133.20")])

@@ -2,6 +2,7 @@
 
 from gptoss_ft.config.job_file import JOB_FILE, find_job_file, write_job_file
 from gptoss_ft.config.keys import by_owner
+from gptoss_ft.config.places import ConfigSource
 from gptoss_ft.config.reference import configuration_page, default_config, json_schema, write_reference
 from gptoss_ft.config.schema import (
     DatasetSection,
@@ -14,7 +15,7 @@ from gptoss_ft.config.schema import (
     TrackingSection,
     TrainingSection,
 )
-from gptoss_ft.config.yaml_source import ConfigSource, LoadedConfig, load_job_config
+from gptoss_ft.config.yaml_source import LoadedConfig, load_job_config
 
 __all__ = [
     "JOB_FILE",

@@ -156,7 +156,7 @@ The keys of an entry are counted from 0, in errors (`config.yaml:6:13: dataset[1
 ## Errors
 
 The file and every `--set` are checked before anything else, in well under a second. All mistakes are shown at
-once, each with file, line and column, and the program ends with exit code 2:
+once (of more than fifty the first), each with file, line and column, and the program ends with exit code 2:
 
 ```
 {errors}

@@ -8,60 +8,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from gptoss_ft.config.keys import LISTED, parse_key
+from gptoss_ft.config.mistakes import Mistakes
+from gptoss_ft.config.places import ConfigSource
 from gptoss_ft.config.schema import KEYS, JobConfig
+from gptoss_ft.config.secret_values import IN_A_CONFIG, secret_keys
 from gptoss_ft.config.value_errors import in_plain_words
 from gptoss_ft.config.words import shown_text, shown_value, unknown_key
 from gptoss_ft.config.yaml_text import Mark, read_text
 from gptoss_ft.config.yaml_tree import Node, read_tree
-from gptoss_ft.errors import ConfigError, Problem
-
-_BEHIND_THE_FILE = (2**31, 0)  # sorts behind every line
-CURE = "docs/configuration.md lists every key, what it takes and its default."
-
-
-@dataclass(frozen=True)
-class ConfigSource:
-    """Where each value of a job came from.
-
-    `path` is the file as the user named it, `marks` the place of every section, entry and value in it by dotted
-    key (`lora.r`, `lora.target_modules[1]`, `dataset[0].path`), `overrides` the keys that `--set` gave.
-    """
-
-    path: str
-    marks: Mapping[str, Mark]
-    overrides: tuple[str, ...]
-
-    def place(self, key: str) -> str:
-        """`config.yaml:12:19` or `--set lora.r`; for a key nobody gave, its section's or entry's, and `(default)`.
-
-        Where the dataset is a list, `dataset.path` is no entry's: its place is the list's. Raises KeyError for a key
-        that the schema lacks.
-        """
-        parsed = parse_key(key)
-        if parsed is None:
-            raise KeyError(key)
-        section, owner, name, rest = parsed
-        is_list = f"{section}[0]" in self.marks
-        if not is_list:
-            owner = section
-        whole = f"{owner}.{name}" if name else owner
-        if whole in self.overrides:
-            return f"--set {whole}"
-        for known in (whole + rest, whole, owner, section):
-            if known in self.marks:
-                mark = self.marks[known]
-                is_default = name and known == owner and not (is_list and owner == section)
-                return f"{self.path}:{mark.line}:{mark.column}{' (default)' if is_default else ''}"
-        return f"{self.path} (default)"
-
-    def problem(self, key: str, message: str) -> Problem:
-        """A mistake that a later room found, with its place: a length beyond the model's own, say."""
-        return _problem(self.place(key), key, message)
-
-
-def _problem(place: str, key: str, message: str) -> Problem:
-    """`config.yaml:12:19: lora.r: message`, but `--set lora.r: message`, which names its key already."""
-    return Problem(place, f"{shown_text(key)}: {message}" if key and place != f"--set {key}" else message)
 
 
 @dataclass(frozen=True)
@@ -72,41 +26,13 @@ class LoadedConfig:
     source: ConfigSource
 
 
-class _Mistakes:
-    """Every mistake found so far, to be shown in the order of the file, those of overrides behind."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.found: list[tuple[tuple[int, int], Problem]] = []
-        self.in_file: set[tuple[Mark, str]] = set()
-
-    def at(self, mark: Mark, key: str, message: str) -> None:
-        self.in_file.add((mark, key))
-        self.found.append((mark, _problem(f"{self.path}:{mark.line}:{mark.column}", key, message)))
-
-    def in_override(self, key: str, message: str) -> None:
-        self.found.append((_BEHIND_THE_FILE, Problem(f"--set {key}", message)))
-
-    def of_value(self, source: ConfigSource, key: str, message: str) -> None:
-        place = source.place(key)
-        if place.startswith("--set "):
-            self.found.append((_BEHIND_THE_FILE, _problem(place, key, message)))
-            return
-        mark = source.marks.get(key) or source.marks.get(key.rpartition(".")[0], Mark(0, 0))
-        if (mark, key) not in self.in_file:  # else it was refused as it was read, and null stands in for it
-            self.found.append((mark, _problem(place, key, message)))
-
-    def raise_any(self) -> None:
-        if self.found:
-            raise ConfigError([problem for _, problem in sorted(self.found, key=lambda item: item[0])], CURE)
-
-
 def load_job_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Read and check a job. `overrides` are `KEY=VALUE`, with VALUE in YAML (empty: null).
 
-    Raises ConfigError with all mistakes of the file and of the overrides, and nothing else for bad input.
+    Raises ConfigError with the mistakes of the file and of the overrides (of many the first MOST_SHOWN), and nothing
+    else for bad input.
     """
-    mistakes = _Mistakes(str(path))
+    mistakes = Mistakes(str(path))
     root, faults = read_tree(read_text(path), lambda mark: f"{path}:{mark.line}:{mark.column}")
     for fault in faults:
         mistakes.at(fault.mark, fault.path, fault.message)
@@ -123,16 +49,20 @@ def load_job_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         else:
             nodes.setdefault(owner, {})[key] = node
     values = _plain(nodes)
+    secret = set(secret_keys(values))
+    for key in secret:
+        mistakes.of_value(source, key, IN_A_CONFIG)
     try:
         job = JobConfig.model_validate(values)
     except ValidationError as error:
         for key, message in in_plain_words(error, values, source.place):
-            mistakes.of_value(source, key, message)
+            if key not in secret:
+                mistakes.of_value(source, key, message)
     mistakes.raise_any()
     return LoadedConfig(job, source)
 
 
-def _sections(root: Node | None, mistakes: _Mistakes) -> tuple[dict[str, dict[str, Node]], dict[str, Mark]]:
+def _sections(root: Node | None, mistakes: Mistakes) -> tuple[dict[str, dict[str, Node]], dict[str, Mark]]:
     """The known keys of each section or entry, and the place of everything; unknown keys become mistakes."""
     nodes: dict[str, dict[str, Node]] = {}
     marks: dict[str, Mark] = {}
@@ -145,7 +75,7 @@ def _sections(root: Node | None, mistakes: _Mistakes) -> tuple[dict[str, dict[st
         return nodes, marks
     for section, entry in root.value.items():
         if section not in KEYS:
-            mistakes.at(entry.key_mark, section, unknown_key(section))
+            mistakes.unknown(entry.key_mark, section)
             continue
         marks[section] = entry.key_mark
         content = entry.node.value
@@ -160,7 +90,7 @@ def _sections(root: Node | None, mistakes: _Mistakes) -> tuple[dict[str, dict[st
     return nodes, marks
 
 
-def _known_keys(section: str, owner: str, node: Node, marks: dict[str, Mark], mistakes: _Mistakes) -> dict[str, Node]:
+def _known_keys(section: str, owner: str, node: Node, marks: dict[str, Mark], mistakes: Mistakes) -> dict[str, Node]:
     """The known keys of one section or entry, the `owner`; none where it is not a mapping, which is a mistake."""
     if not isinstance(node.value, dict):
         if (node.mark, owner) in mistakes.in_file:  # refused as it was read
@@ -176,7 +106,7 @@ def _known_keys(section: str, owner: str, node: Node, marks: dict[str, Mark], mi
             known[key] = value.node
             _mark_all(full, value.node, marks)
         else:
-            mistakes.at(value.key_mark, full, unknown_key(full))
+            mistakes.unknown(value.key_mark, full)
     return known
 
 
@@ -203,7 +133,7 @@ def _mark_all(path: str, node: Node, marks: dict[str, Mark]) -> None:
             _mark_all(f"{path}.{key}", entry.node, marks)
 
 
-def _overrides(overrides: Sequence[str], mistakes: _Mistakes) -> dict[tuple[str, str], Node]:
+def _overrides(overrides: Sequence[str], mistakes: Mistakes) -> dict[tuple[str, str], Node]:
     """(section or entry, key) → value; a key given twice has its last value."""
     given: dict[tuple[str, str], Node] = {}
     for override in overrides:

@@ -112,10 +112,19 @@ def events(text: str) -> Iterator[Event]:
         yield from YAML(typ="safe", pure=True).parse(text)
     except MarkedYAMLError as error:
         raise _syntax_error(error) from None
-    except ValueError:  # ruamel.yaml 0.19.1: chr() of "\\U00110000", without a place
-        beyond = re.search(r"\\U(?!00(?:0|10))", text)
-        mark = end_of(text[: beyond.start()]) if beyond else Mark(1, 1)
-        raise Stop(mark, "not YAML: an escape beyond U+10FFFF, where characters end") from None
+    except (ValueError, OverflowError, AssertionError) as error:
+        raise _without_place(error, text) from None
+
+
+def _without_place(error: Exception, text: str) -> Stop:
+    """What ruamel.yaml 0.19.1 lets through of chr(), int() and its own assertions: an escape beyond what Python takes,
+    or a version of YAML that there is none of."""
+    if isinstance(error, OverflowError) or "chr()" in str(error):
+        place, words = r"\\U(?!00(?:0|10))", "an escape beyond U+10FFFF, where characters end"
+    else:
+        place, words = r"^%YAML", "a version of YAML that there is none of"
+    found = re.search(place, text, re.MULTILINE)
+    return Stop(end_of(text[: found.start()]) if found else Mark(1, 1), f"not YAML: {words}")
 
 
 def _syntax_error(error: MarkedYAMLError) -> Stop:

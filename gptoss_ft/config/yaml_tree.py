@@ -28,6 +28,7 @@ from gptoss_ft.config.yaml_text import Fault, Mark, Stop, events, mark_of
 
 MAX_DEPTH = 20
 MAX_VALUES = 10_000  # with every alias written out: a few lines of aliases of aliases can stand for billions
+TEXT_OF_A_VALUE = 100  # characters that count as one more value: an alias of a long text is as dear
 MAX_DIGITS = 18  # what fits 64 bits; Python refuses to print integers beyond 4300 digits
 
 _NULL = re.compile(r"~|null|Null|NULL|")
@@ -46,7 +47,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Node:
-    """A value and where it stands; `size` counts the values in it, itself included."""
+    """A value and where it stands; `size` counts the values in it, itself included, and long text as several."""
 
     mark: Mark
     value: "Scalar | list[Node] | dict[str, Entry]"
@@ -149,13 +150,14 @@ class _Builder:
                 self._drop(mark)
 
     def _scalar(self, event: ScalarEvent, mark: Mark) -> Node:
-        self._count(1, mark)
+        size = 1 + len(event.value) // TEXT_OF_A_VALUE
+        self._count(size, mark)
         if event.tag is not None:
             raise _Refused(_tag_refused(event.tag))
         key_mark = self.stack[-1].key_mark if self.stack else None
         if key_mark is not None and event.value == "" and event.style is None:
             mark = key_mark  # ruamel.yaml puts an empty value at the next token, often the next line
-        node = Node(mark, _core_schema(event.value) if event.style is None else event.value)
+        node = Node(mark, _core_schema(event.value) if event.style is None else event.value, size)
         self._anchor(event, node)
         return node
 
@@ -233,7 +235,7 @@ class _Builder:
     def _count(self, values: int, mark: Mark) -> None:
         self.values += values
         if self.values > MAX_VALUES:
-            raise Stop(mark, f"more than {MAX_VALUES} values, with aliases written out")
+            raise Stop(mark, f"more than {MAX_VALUES} values, or as much text, with aliases written out")
 
     def _fault(self, mark: Mark, message: str) -> None:
         self.faults.append(Fault(mark, self._path(), message))

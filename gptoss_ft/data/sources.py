@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gptoss_ft.config import DatasetSection
 from gptoss_ft.data.conversation import RowError
 from gptoss_ft.data.readers import READERS, SourceRow, rows_of, unreadable
 from gptoss_ft.errors import DataError, SettingError
+from gptoss_ft.hub_client import patiently, unharmed
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.runtime import cache_folder, image_id
 
@@ -94,8 +96,16 @@ def _is_local(path: str) -> bool:
 def _hub(config: DatasetSection) -> RowSource:
     from datasets import load_dataset
 
+    def load(**how: str) -> Any:
+        return load_dataset(config.path, config.name, split=config.split, revision=config.revision, **how)
+
     with explained(config.path, "dataset.path"):
-        table = load_dataset(config.path, config.name, split=config.split, revision=config.revision)
+        table = unharmed(
+            config.path,
+            "datasets",
+            lambda: patiently(load),
+            lambda: patiently(partial(load, download_mode="force_redownload")),
+        )
     if not table.num_rows:
         raise DataError(f"{config.path} has no rows in split {config.split}", key="dataset.split")
     names = [config.path, config.name, f"split {config.split}"]

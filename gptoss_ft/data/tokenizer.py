@@ -8,6 +8,7 @@ from gptoss_ft import tiny
 from gptoss_ft.config import ModelSection
 from gptoss_ft.data.chat_templates import BUILT_IN, chat_template_text, check_control_tokens
 from gptoss_ft.errors import DataError
+from gptoss_ft.hub_client import patiently
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.runtime import cache_folder
 
@@ -32,7 +33,9 @@ def load_tokenizer(name: str, revision: str | None, chat_template: str | None) -
     """
     try:
         with explained(name, "model.name"):
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+            tokenizer = patiently(
+                lambda: AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+            )
     except Exception as error:
         # For a broken file tokenizers raises Exception itself, and transformers whatever its reading came upon.
         if type(error) is not Exception and not isinstance(

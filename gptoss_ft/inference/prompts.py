@@ -57,6 +57,8 @@ def read_messages_file(path: Path, system: str | None = None) -> Question:
         raise DataError(f"{path}:{error.lineno}: is not JSON: {error.msg}", _CURE.format("the file")) from None
     except RecursionError:
         raise DataError(f"{path}: is JSON nested too deep", _CURE.format("the file")) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{path}: is JSON that cannot be read: {error}", _CURE.format("the file")) from None
     given = content if isinstance(content, dict) else {"messages": content}
     return _read(given, system, f"{path}:1")
 
@@ -82,7 +84,7 @@ def read_batch(path: Path, system: str | None = None) -> list[Question]:
 def _read_line(line: str, system: str | None, place: str) -> Question:
     try:
         given = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: is not JSON: {error}") from None
     if not isinstance(given, dict):
         raise DataError(f"{place}: is {type(given).__name__}, wanted an object")

@@ -58,7 +58,9 @@ def read_settings(folder: Path) -> Settings:
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         r, alpha = int(config["r"]), float(config["lora_alpha"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        if r < 1:
+            raise ValueError(f"its rank r is {r}")
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DataError(f"{folder / CONFIG} is not one of a LoRA adapter: {reason}", WHOLE_ADAPTER) from None
     other = [key for key in ("rank_pattern", "alpha_pattern", "fan_in_fan_out", "layer_replication") if config.get(key)]

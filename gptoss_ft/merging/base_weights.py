@@ -244,7 +244,7 @@ def _files_of(folder: Path) -> dict[str, str]:
         for name in names:
             with safe_open(folder / name, framework="pt") as tensors:
                 files |= dict.fromkeys(tensors.keys(), name)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise DataError(
             f"{folder} holds no safetensors that can be read: {' '.join(str(error).split())}",
             "Download it again, or name a checkpoint that is whole.",

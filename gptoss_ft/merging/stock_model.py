@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_ft.errors import DataError
+from gptoss_ft.model.repository import unfit_for_transformers
 
 Shape = tuple[int, ...]
 
@@ -42,8 +43,10 @@ class StockModel:
 def read_config(folder: Path) -> dict[str, Any]:
     """`folder`'s config.json. `DataError` where there is none."""
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"it holds {type(config).__name__}, not an object")
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{folder} has no config.json that can be read: {error}", "Name the folder of a model."
         ) from None
@@ -62,7 +65,7 @@ def stock_model(folder: Path) -> StockModel:
             del config.quantization_config
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except unfit_for_transformers() as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{folder}/config.json is not one that transformers builds a model of: {reason}") from None
     modules = dict(model.named_modules())

@@ -9,14 +9,14 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import snapshot_download
 from rich.console import Console
 from transformers import modeling_utils
 
 from gptoss_ft.config import ModelSection, TrainingSection
 from gptoss_ft.errors import DataError, MachineError, SettingError
+from gptoss_ft.hub_client import fetch_snapshot
 from gptoss_ft.hub_errors import explained
-from gptoss_ft.model.repository import MODEL_FILES
+from gptoss_ft.model.repository import MODEL_FILES, require_safetensors
 from gptoss_ft.runtime import Device, hold_mxfp4_packed
 
 Offload = bool | Literal["auto"]
@@ -25,18 +25,16 @@ TOO_SMALL = "Use model.load_in_4bit: true, or a GPU with more memory."
 
 
 def fetch(config: ModelSection, repository: str, console: Console) -> None:
-    """Download the model's files into the hub's cache where they are not there yet, with a progress bar."""
+    """Download the model's files into the hub's cache where they are not there yet, with a progress bar. `DataError`
+    where there, or in the folder `repository`, are no weights as safetensors."""
     if Path(repository).is_dir():
+        require_safetensors(repository, [path.name for path in Path(repository).iterdir()])
         return
     console.print(f"  fetching {repository} (what the cache holds already is not downloaded again)")
     # The bar is for the person before the screen, who waits for 12 GB.
     with explained(repository, "model.name"), redirect_stderr(sys.__stderr__):
-        # Folders of a repository hold copies in other formats (gpt-oss: original/ and metal/, 27 GB).
-        snapshot_download(
-            repository,
-            revision=config.revision,
-            **MODEL_FILES,
-        )
+        folder = fetch_snapshot(repository, revision=config.revision, **MODEL_FILES)
+    require_safetensors(repository, [path.name for path in folder.iterdir()])
 
 
 def load_base(

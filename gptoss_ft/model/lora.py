@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
 from peft import PeftConfig, PeftType
 from peft.tuners.lora import LoraLayer
-from peft.utils import CONFIG_NAME, ModulesToSaveWrapper
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper
 
 from gptoss_ft.config import LoraSection, TrainingSection
 from gptoss_ft.errors import DataError, SettingError
+from gptoss_ft.hub_client import fetch_snapshot
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.model.adapter_layout import to_layout_of, without_counterpart
 from gptoss_ft.model.source_memory import sources_remembered
@@ -152,9 +152,10 @@ def _refuse_not_portable(model: Any, config: LoraSection) -> None:
 def check_existing(name: str, config: LoraSection) -> None:
     """Raise `SettingError` unless the adapter `name` was trained at the scale that the job would go on with, and
     `DataError` where it is none that can be gone on from."""
+    folder = _adapter_folder(name)
     with explained(name, "model.adapter"):
-        theirs = PeftConfig.from_pretrained(os.path.expanduser(name))
-        content = _adapter_config(name)
+        theirs = PeftConfig.from_pretrained(str(folder))
+        content: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     if theirs.peft_type != PeftType.LORA:
         raise DataError(
             f"{name} is an adapter of kind {theirs.peft_type.value}, not LORA", "Name a LoRA adapter.", "model.adapter"
@@ -178,12 +179,23 @@ def check_existing(name: str, config: LoraSection) -> None:
             )
 
 
-def _adapter_config(name: str) -> dict[str, Any]:
-    """All of an adapter's adapter_config.json: PEFT drops the keys that it does not know."""
-    folder = Path(name).expanduser()
-    path = folder / CONFIG_NAME if folder.is_dir() else hf_hub_download(name, CONFIG_NAME)
-    content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    return content
+def _adapter_folder(name: str) -> Path:
+    """The folder of the adapter `name`, fetched where it is a hub id. `DataError` where it is no adapter's, or its
+    weights are not safetensors: PEFT would read a pickle."""
+    folder = Path(os.path.expanduser(name))
+    if not folder.is_dir():
+        with explained(name, "model.adapter"):
+            folder = fetch_snapshot(name, allow_patterns=[CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME])
+    if not (folder / CONFIG_NAME).is_file():
+        raise DataError(f"{name} is no adapter: it has no {CONFIG_NAME}", "Name an adapter.", key="model.adapter")
+    if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
+        raise DataError(
+            f"the adapter {name} has no {SAFETENSORS_WEIGHTS_NAME}, and a pickle (adapter_model.bin) is not read: "
+            "it can run code",
+            "Name an adapter that was saved as safetensors.",
+            key="model.adapter",
+        )
+    return folder
 
 
 def _is_grouped_by_expert(content: dict[str, Any]) -> bool:
@@ -204,8 +216,9 @@ def load_existing(model: Any, name: str) -> None:
     from peft import load_peft_weights, set_peft_model_state_dict
     from peft.utils import get_peft_model_state_dict
 
+    folder = _adapter_folder(name)
     with explained(name, "model.adapter"):
-        weights = load_peft_weights(os.path.expanduser(name), device="cpu")
+        weights = load_peft_weights(str(folder), device="cpu")
     own = get_peft_model_state_dict(model)
     weights = to_layout_of(weights, own)
     different = sorted(

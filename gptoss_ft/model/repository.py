@@ -5,7 +5,7 @@ import json
 import os
 import re
 import runpy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from gptoss_ft import tiny
 from gptoss_ft.config import ModelSection
 from gptoss_ft.errors import DataError, SettingError
+from gptoss_ft.hub_client import patiently
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.runtime import cache_folder
 
@@ -88,10 +89,12 @@ def _origin(folder: Path) -> str | None:
     """The hub id that a quantized folder's config.json says it was made from. One in 16 bits may have been trained."""
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    origin = content.get("_name_or_path") or ""
-    return origin if "quantization_config" in content and re.fullmatch(r"[\w.-]+/[\w.-]+", origin) else None
+    if not isinstance(content, dict) or "quantization_config" not in content:
+        return None
+    origin = content.get("_name_or_path")
+    return origin if isinstance(origin, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", origin) else None
 
 
 class UnslothNames(NamedTuple):
@@ -127,8 +130,10 @@ def _check_length(config: ModelSection, repository: str) -> None:
 
     with explained(repository, "model.name"):
         try:
-            model_config = AutoConfig.from_pretrained(repository, revision=config.revision, trust_remote_code=False)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            model_config = patiently(
+                lambda: AutoConfig.from_pretrained(repository, revision=config.revision, trust_remote_code=False)
+            )
+        except unfit_for_transformers() as error:
             # A config.json of another kind of model, or of none.
             reason = str(error).partition("\n")[0]
             raise DataError(
@@ -143,9 +148,28 @@ def _check_length(config: ModelSection, repository: str) -> None:
         )
 
 
+def require_safetensors(repository: str, names: Iterable[str]) -> None:
+    """`DataError` unless one of the files `names` of a model is safetensors: a pickle can run code when it is read."""
+    if not any(name.endswith(".safetensors") for name in names):
+        raise DataError(
+            f"{repository} has no weights as safetensors; pickles (pytorch_model.bin) can run code and are not read",
+            "Name a repository with *.safetensors, or convert it where it may run: "
+            "AutoModelForCausalLM.from_pretrained(…).save_pretrained(…).",
+            key="model.name",
+        )
+
+
+def unfit_for_transformers() -> tuple[type[Exception], ...]:
+    """What transformers 5.17 raises for a config.json that makes no sense: what its checks say, and where it has none,
+    whatever its computations meet. RuntimeError: nested too deep, and sizes that torch cannot count."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, StrictDataclassError)
+
+
 def bytes_to_fetch(config: ModelSection, repository: str) -> int:
     """Bytes of the model's files that are not in the hub's cache; 0 for a folder, and offline for a model that is
-    there. `HubError` where the hub does not answer or refuses."""
+    there. `HubError` where the hub does not answer or refuses, `DataError` where it has no weights as safetensors."""
     from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
     from huggingface_hub.constants import is_offline_mode
     from huggingface_hub.utils import filter_repo_objects
@@ -156,7 +180,8 @@ def bytes_to_fetch(config: ModelSection, repository: str) -> int:
         if is_offline_mode():
             snapshot_download(repository, revision=config.revision, local_files_only=True)
             return 0
-        info = HfApi().model_info(repository, revision=config.revision, files_metadata=True)
+        info = patiently(lambda: HfApi().model_info(repository, revision=config.revision, files_metadata=True))
+    require_safetensors(repository, [file.rfilename for file in info.siblings or []])
     files = filter_repo_objects(info.siblings or [], **MODEL_FILES, key=lambda file: file.rfilename)
     return sum(
         file.size or 0

@@ -108,6 +108,12 @@ class Plan:
     longest_sample: int
     room: Room | None = field(repr=False)
 
+    @property
+    def key(self) -> str:
+        """What of it decides how a step is computed; plans of one job and model with the same key are the same."""
+        kept = "kept" if self.keep_dequantized else "not kept"
+        return f"{self.rows} {self.row_tokens} {self.rows_at_once} {self.checkpointed_layers} {kept}"
+
     def checkpointed(self, tokens: int) -> int:
         """Layers to recompute for a row of so many tokens: shorter rows need fewer, and none needs more than
         `checkpointed_layers`, for none is longer than `row_tokens`."""

@@ -164,7 +164,7 @@ def read_shapes(job: JobConfig, repository: str) -> ModelShapes | None:
         path = _config_file(job, repository)
     try:
         return shapes_of(json.loads(path.read_text(encoding="utf-8")), job)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise DataError(
             f"{repository} has no config.json that can be read: {type(error).__name__}: {error}",
             "Download the model again, or name one that is whole.",

@@ -9,9 +9,11 @@ from typing import Any
 
 from gptoss_ft.config import JobConfig
 from gptoss_ft.errors import HubError, JobError
-from gptoss_ft.hub_errors import explained, redacted
+from gptoss_ft.hub_client import patiently
+from gptoss_ft.hub_errors import explained
 from gptoss_ft.publishing.card_values import Kind
 from gptoss_ft.publishing.upload import staged
+from gptoss_ft.redaction import redacted
 from gptoss_ft.runtime import hub_user, push_demanded, push_wanted
 
 
@@ -108,7 +110,7 @@ def _account(asked: AskedBy) -> dict[str, Any]:
     from huggingface_hub import whoami
 
     with explained("the token's account", asked.key):
-        account: dict[str, Any] = whoami(cache=True)
+        account: dict[str, Any] = patiently(lambda: whoami(cache=True))
     return account
 
 

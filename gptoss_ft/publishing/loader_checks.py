@@ -81,9 +81,9 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         architecture = next(iter(config.get("architectures") or []), None)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is not a model's: {error}", "Merge the adapter again with `merge`.") from None
-    if architecture not in KEYS:
+    if not isinstance(architecture, str) or architecture not in KEYS:
         raise DataError(
             f"{path} names the architecture {architecture}; this check knows {' and '.join(KEYS)}",
             "Try the loader itself.",
@@ -101,6 +101,7 @@ def _look_at_config(config: dict[str, Any], architecture: str, loader: Loader) -
     layers = config.get("layer_types")
     # Both give every second layer the sliding window, from the first on.
     if layers is not None and architecture == "GptOssForCausalLM":
+        layers = layers if isinstance(layers, list) else []
         own = [("sliding_attention", "full_attention")[at % 2] for at in range(len(layers))]
         if layers != own or len(layers) != config.get("num_hidden_layers"):
             problems.append("layer_types do not alternate from sliding_attention on, layer by layer")
@@ -108,7 +109,8 @@ def _look_at_config(config: dict[str, Any], architecture: str, loader: Loader) -
 
 
 def _look_at_rope(config: dict[str, Any], architecture: str, loader: Loader) -> Look:
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    given = config.get("rope_parameters") or config.get("rope_scaling")
+    rope = dict(given) if isinstance(given, dict) else {}
     rope.setdefault("rope_theta", config.get("rope_theta"))
     problems = [f"lacks {key}" for key in ROPE_KEYS[architecture][loader] if rope.get(key) is None]
     kind = rope.get("rope_type", "default")
@@ -158,7 +160,7 @@ def _index_problems(index: Path, places: Mapping[str, str]) -> list[str]:
         return []
     try:
         same = json.loads(index.read_text(encoding="utf-8"))["weight_map"] == places
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         return [_unreadable(index, error)]
     return [] if same else [f"{index.name} names other tensors or files than there are"]
 
@@ -193,7 +195,9 @@ def _look_at_tokenizer(folder: Path, config: dict[str, Any], loader: Loader) -> 
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises Exception itself
         return [Look("tokenizer", "", _unreadable(file, error))]
-    last, rows = max(tokenizer.get_vocab().values()), config.get("vocab_size", 0)
+    last, rows = max(tokenizer.get_vocab().values(), default=0), config.get("vocab_size", 0)
+    if not isinstance(rows, int):
+        return [Look("tokenizer", "", f"vocab_size is {rows}, wanted a number")]
     beyond = f"token {last} has no row among the {rows} of vocab_size" if last >= rows else ""
     looks = [Look("tokenizer", f"{tokenizer.get_vocab_size():,} tokens in {rows:,} rows", beyond)]
     looks.append(_look_at_template(folder))

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_ft.config import JobConfig
-from gptoss_ft.hub_errors import redacted
 from gptoss_ft.publishing.card_template import check_names, render_text
 from gptoss_ft.publishing.card_values import Kind, card_values
 from gptoss_ft.publishing.run_facts import RunFacts
 from gptoss_ft.publishing.sample_facts import sample_facts
+from gptoss_ft.redaction import redacted
 from gptoss_ft.reporting.files import write_json
 from gptoss_ft.reporting.output_folder import FINAL_MODEL
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_ft.reporting import manifest, step_log
+from gptoss_ft.reporting.checkpoint_folder import CHECKPOINT
 from gptoss_ft.reporting.evaluation_report import EVALUATION
 from gptoss_ft.reporting.files import write_json
-from gptoss_ft.reporting.output_folder import CHECKPOINT
 
 SAMPLES = "samples.jsonl"
 MEMORY = "memory_report.json"

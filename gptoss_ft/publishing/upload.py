@@ -9,16 +9,16 @@ from pathlib import Path
 
 from gptoss_ft.config import JobConfig, find_job_file, write_job_file
 from gptoss_ft.errors import HubError
-from gptoss_ft.hub_errors import TOKEN
 from gptoss_ft.publishing.model_card import CARD, kind_of, render_card
 from gptoss_ft.publishing.public_job import is_path, public_job, shown_name
 from gptoss_ft.publishing.run_facts import read_facts
+from gptoss_ft.redaction import TOKEN
 from gptoss_ft.reporting.files import write_json
 
 # The trainer's states, and what programs leave beside a model.
 LEFT_OUT = (
     "checkpoint-*", ".*", "*.partial", "*.log", "*.lock", "optimizer.*", "scheduler.*", "scaler.*", "rng_state*",
-    "training_args.bin", "trainer_state.json",
+    "training_args.bin", "trainer_state.json", "checkpoint.json",
 )  # fmt: skip
 ADAPTER_CONFIG = "adapter_config.json"
 READ_AT_ONCE = 2**24

@@ -15,6 +15,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.markup import escape
 
+from gptoss_ft.redaction import RedactedStream
+
 LIBRARIES_LOG = "libraries.log"
 # Where output is a file or a pipe there is no width to ask for.
 PLAIN_WIDTH = 120
@@ -26,7 +28,8 @@ def make_console(stream: TextIO | None = None) -> Console:
     """A console on the standard output as it is now, so that it stays ours while libraries are silenced."""
     stream = stream or sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=True)
+    # `:100:` is no emoji, in a place as in text.
+    return Console(file=stream, width=width, highlight=False, soft_wrap=True, emoji=False)
 
 
 def show_section(console: Console, title: str, values: Mapping[str, object]) -> None:
@@ -88,9 +91,9 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def quiet_libraries(log: Path) -> Iterator[None]:
-    """Send what libraries print, log and warn to the file `log` for as long as this lasts."""
+    """Send what libraries print, log and warn to the file `log`, without secrets, for as long as this lasts."""
     # Left open on purpose: handlers made meanwhile keep writing to it until the process ends.
-    stream = log.open("a", encoding="utf-8", buffering=1)
+    stream = RedactedStream(log.open("a", encoding="utf-8", buffering=1))
     stdout, stderr = sys.stdout, sys.stderr
     root = logging.getLogger()
     handlers = root.handlers[:]

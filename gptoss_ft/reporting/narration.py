@@ -40,6 +40,9 @@ def show_start(console: Console, device: Device, output: OutputFolder, pushed_to
     if device.kind == "cuda":
         values |= {"driver": device.driver, "compute capability": device.capability}
     values["output folder"] = output.path
+    if output.damages:
+        damaged = (f"{each.name}: {each.wrong}; set aside as {each.aside}" for each in output.damages)
+        values["damaged"] = "; ".join(damaged)
     if output.resume_from is not None:
         values["goes on from"] = f"{output.resume_from.name}, which an unfinished run of this job left"
     if pushed_to is not None:
@@ -182,8 +185,9 @@ def show_training(console: Console, trainer: Any, job: JobConfig) -> None:
 
 
 def show_best(console: Console, best: BestCheckpoint) -> None:
+    made_of = "it" if best.wrong is None else f"the newest checkpoint, for it is damaged: {best.wrong}"
     console.print(
-        f"  {best.path.name} has the lowest loss on held-out rows, {best.loss:.4f}: final_model is made of it"
+        f"  {best.path.name} has the lowest loss on held-out rows, {best.loss:.4f}: final_model is made of {made_of}"
     )
 
 

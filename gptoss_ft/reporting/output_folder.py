@@ -1,7 +1,6 @@
 """Whose an output folder is: nobody's, this job's unfinished one, or one that must not be touched."""
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,49 +11,59 @@ from filelock import Timeout
 
 from gptoss_ft.config import JobConfig, by_owner
 from gptoss_ft.errors import OutputError
+from gptoss_ft.reporting.checkpoint_folder import Damage, checkpoints_in, newest_whole, step_of, sweep, what_is_wrong
 from gptoss_ft.reporting.console import LIBRARIES_LOG
 from gptoss_ft.reporting.in_use import not_in_use
 from gptoss_ft.reporting.manifest import NAME, read_manifest
 from gptoss_ft.reporting.only_writer import only_writer
 from gptoss_ft.runtime import output_root
 
-CHECKPOINT = "checkpoint-"
 FINAL_MODEL = "final_model"
 MERGED_MODEL = "merged_model"
 TRAINER_STATE = "trainer_state.json"
-# The callback whose state in trainer_state.json says whether a run stopped early.
+# The callbacks whose state in trainer_state.json says whether a run stopped early, and how long it took.
 EARLY_STOP = "HeldOutLoss"
+TIME = "StepReporter"
 CURE = "Pass --restart to keep it aside and train again, or set training.output_dir to another folder."
 
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """The folder of this job, and the checkpoint that it goes on from (None: from the start)."""
+    """The folder of this job, and the checkpoint that it goes on from (None: from the start). `damages` are the newer
+    ones that are not whole, set aside."""
 
     path: Path
     resume_from: Path | None
+    damages: tuple[Damage, ...] = ()
 
     @property
     def resume_step(self) -> int:
         """Optimizer steps that are done already."""
-        return _step_of(self.resume_from) if self.resume_from else 0
+        return step_of(self.resume_from) if self.resume_from else 0
+
+    @property
+    def earlier_seconds(self) -> float:
+        """How long training took until the checkpoint."""
+        state = _state_of(self.resume_from) if self.resume_from else {}
+        return float(_attributes(state, TIME).get("seconds", 0.0))
 
     @property
     def is_complete(self) -> bool:
         """Whether all of the job's steps are done, or it stopped early, and only final_model is missing."""
-        state = _state_of(self.resume_from) if self.resume_from else None
-        if state is None:
+        if self.resume_from is None:
             return False
-        early = state.get("stateful_callbacks", {}).get(EARLY_STOP, {}).get("attributes", {}).get("has_stopped", False)
+        state = _state_of(self.resume_from)
+        early = _attributes(state, EARLY_STOP).get("has_stopped", False)
         return bool(early or state["global_step"] >= state["max_steps"])
 
 
 @dataclass(frozen=True)
 class BestCheckpoint:
-    """A checkpoint, and its loss on the held-out rows in nats a token."""
+    """A checkpoint, its loss on the held-out rows in nats a token, and why it is not whole."""
 
     path: Path
     loss: float
+    wrong: str | None
 
 
 def folder_of(job: JobConfig) -> Path:
@@ -81,9 +90,11 @@ def _open(path: Path, job: JobConfig, restart: bool) -> OutputFolder:
         _refuse_foreign(path, job)
         path.mkdir(parents=True, exist_ok=True)
         (path / LIBRARIES_LOG).touch()
+        sweep(path)
+        newest, damages = newest_whole(path)
     except OSError as error:
         raise _not_writable(path, error) from None
-    return OutputFolder(path, _newest_checkpoint(path))
+    return OutputFolder(path, newest, tuple(damages))
 
 
 def _not_writable(path: Path, error: OSError) -> OutputError:
@@ -133,10 +144,12 @@ def _refuse_foreign(path: Path, job: JobConfig) -> None:
 
 
 def _refuse_strange(path: Path) -> None:
-    """A folder without a manifest: fine when it is empty or holds only the log of a run that failed early."""
+    """A folder without a manifest: fine when it is empty or holds only the log of a run that failed early, or what a
+    killed one had written of its manifest."""
     if not path.is_dir():
         raise OutputError(f"{path} is a file, not a folder", key="training.output_dir")
-    strange = sorted(entry.name for entry in path.iterdir() if entry.name != LIBRARIES_LOG)
+    own = (LIBRARIES_LOG, f".{NAME}.")
+    strange = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(own))
     if strange:
         raise OutputError(
             f"{path} is not empty and holds no {NAME}: {', '.join(strange[:3])}",
@@ -168,32 +181,24 @@ def _flatten(owner: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     return ((f"{owner}.{key}", json.dumps(value, sort_keys=True)) for key, value in values.items())
 
 
-def _newest_checkpoint(path: Path) -> Path | None:
-    entries = [entry for entry in path.glob(f"{CHECKPOINT}*") if re.fullmatch(rf"{CHECKPOINT}\d+", entry.name)]
-    # The trainer writes its state last: without it, or with half of it, the checkpoint is not whole.
-    whole = [entry for entry in entries if _state_of(entry) is not None]
-    return max(whole, key=_step_of, default=None)
-
-
 def better_checkpoint(path: Path) -> BestCheckpoint | None:
     """The checkpoint in the folder of a run that has the lowest loss on held-out rows; None where that is the newest
     one, or none was evaluated."""
-    newest = _newest_checkpoint(path)
-    state = _state_of(newest) if newest else None
-    if newest is None or state is None or state.get("best_model_checkpoint") is None:
+    newest = next(iter(checkpoints_in(path)), None)
+    state = _state_of(newest) if newest else {}
+    if newest is None or state.get("best_model_checkpoint") is None:
         return None
     # By its name: the folder may have another place by now.
     best = path / Path(state["best_model_checkpoint"]).name
-    return BestCheckpoint(best, state["best_metric"]) if best != newest else None
+    return BestCheckpoint(best, state["best_metric"], what_is_wrong(best)) if best != newest else None
 
 
-def _state_of(checkpoint: Path) -> dict[str, Any] | None:
-    try:
-        state: dict[str, Any] = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+def _state_of(checkpoint: Path) -> dict[str, Any]:
+    """The trainer's state in a checkpoint that is whole."""
+    state: dict[str, Any] = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
     return state
 
 
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix(CHECKPOINT))
+def _attributes(state: dict[str, Any], callback: str) -> dict[str, Any]:
+    attributes: dict[str, Any] = state.get("stateful_callbacks", {}).get(callback, {}).get("attributes", {})
+    return attributes

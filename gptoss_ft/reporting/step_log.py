@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 
 from gptoss_ft.reporting.console import duration
+from gptoss_ft.reporting.files import write_json_lines
 from gptoss_ft.reporting.output_folder import OutputFolder
 
 NAME = "log.jsonl"
@@ -51,7 +52,7 @@ class StepLog:
             earlier = map(_read, self._path.read_text(encoding="utf-8").splitlines())
             kept = [record for record in earlier if record and record.step <= output.resume_step]
             self.records = [record for record in kept if isinstance(record, StepRecord)]
-        self._path.write_text("".join(map(_line, kept)), encoding="utf-8")
+        write_json_lines(self._path, map(asdict, kept))
 
     def add_evaluation(self, record: EvalRecord) -> None:
         self._write(record)

@@ -2,35 +2,42 @@
 
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from gptoss_ft.errors import NotFiniteError
-from gptoss_ft.reporting.files import follow_umask
 from gptoss_ft.reporting.memory_report import peak_gib
-from gptoss_ft.reporting.output_folder import CHECKPOINT
 from gptoss_ft.reporting.step_log import EvalRecord, StepLog, StepRecord
 from gptoss_ft.runtime import Device, release_cached_memory
 
 
-class StepReporter(TrainerCallback):
-    """Turns the trainer's logs into `StepRecord`s and `EvalRecord`s."""
+class StepReporter(TrainerCallback, ExportableState):
+    """Turns the trainer's logs into `StepRecord`s and `EvalRecord`s. A run that goes on counts its time from the start,
+    as its checkpoint has kept it."""
 
-    def __init__(self, log: StepLog, device: Device, folder: Path) -> None:
+    def __init__(self, log: StepLog, device: Device) -> None:
         self._log = log
-        self._folder = folder
         self._device = device
         self._started = self._last_time = 0.0
-        self._last_tokens = self._first_step = 0
+        self._last_tokens = 0
+
+    def state(self) -> dict[str, Any]:
+        now = time.monotonic()
+        kept = {"seconds": now - self._started, "since_log": now - self._last_time, "last_tokens": self._last_tokens}
+        return {"args": {}, "attributes": kept}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._started = self._last_time = time.monotonic()
-        self._last_tokens = state.num_input_tokens_seen
-        self._first_step = state.global_step
+        if state.global_step:
+            states: Any = state.stateful_callbacks
+            kept = states[type(self).__name__]["attributes"]
+            self._started -= kept["seconds"]
+            self._last_time -= kept["since_log"]
+            self._last_tokens = kept["last_tokens"]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         is_last = state.global_step >= state.max_steps
@@ -42,10 +49,6 @@ class StepReporter(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         release_cached_memory(self._device)
-        checkpoint = self._folder / f"{CHECKPOINT}{state.global_step}"
-        # PEFT's card is a form that nobody filled in.
-        (checkpoint / "README.md").unlink(missing_ok=True)
-        follow_umask(checkpoint)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         logs: dict[str, float] = kwargs["logs"]
@@ -64,7 +67,7 @@ class StepReporter(TrainerCallback):
                     "Lower training.learning_rate, or check the data set's rows; the checkpoints so far are kept.",
                 )
         now, tokens = time.monotonic(), state.num_input_tokens_seen
-        per_step = (now - self._started) / (state.global_step - self._first_step)
+        per_step = (now - self._started) / state.global_step
         record = StepRecord(
             step=state.global_step,
             steps=state.max_steps,

@@ -6,7 +6,6 @@ from typing import Any
 import pyarrow as pa
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import rotate_checkpoints
 
 from gptoss_ft.config import TrainingSection
 from gptoss_ft.data.channels import ChannelReader
@@ -22,16 +21,11 @@ class HeldOutLoss(TrainerCallback, ExportableState):
 
     A run stops early after `patience` evaluations in a row without a lower loss; None: never. That and the lowest loss
     are kept in every checkpoint's trainer_state.json.
-
-    Of the checkpoints `limit` are kept, None: all; the newest and the best always are. Left to do so itself, the
-    trainer deletes the newest as well when it stops, and with it what a run would go on from (transformers 5.17.0, for
-    a limit of 1).
     """
 
-    def __init__(self, eval_steps: int, patience: int | None, limit: int | None) -> None:
+    def __init__(self, eval_steps: int, patience: int | None) -> None:
         self._eval_steps = eval_steps
         self._patience = patience
-        self._limit = limit
         self._lowest: float | None = None
         self._waited = 0
 
@@ -46,6 +40,9 @@ class HeldOutLoss(TrainerCallback, ExportableState):
         states: Any = state.stateful_callbacks
         kept = states[type(self).__name__]["attributes"]
         self._lowest, self._waited = kept["lowest"], kept["waited"]
+        if state.best_model_checkpoint is None:
+            # It is gone, or damaged: the next one that is evaluated is the best of those that are there.
+            state.best_metric = state.best_global_step = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self._eval_steps == 0 or state.global_step >= state.max_steps:
@@ -62,9 +59,6 @@ class HeldOutLoss(TrainerCallback, ExportableState):
         # The trainer saves after it has evaluated.
         if control.should_save and (state.best_metric is None or loss < state.best_metric):
             state.best_metric, state.best_global_step = loss, state.global_step
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        rotate_checkpoints(str(args.output_dir), self._limit, state.best_model_checkpoint)
 
 
 def evaluate_while_training(trainer: Any, samples: pa.Table, reader: ChannelReader, training: TrainingSection) -> None:
@@ -83,4 +77,4 @@ def evaluate_while_training(trainer: Any, samples: pa.Table, reader: ChannelRead
 
     # In place of the trainer's own loop, which computes all logits, and attention densely.
     trainer.evaluate = evaluate
-    trainer.add_callback(HeldOutLoss(training.eval_steps, training.early_stopping_patience, training.save_total_limit))
+    trainer.add_callback(HeldOutLoss(training.eval_steps, training.early_stopping_patience))

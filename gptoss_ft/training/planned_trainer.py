@@ -11,23 +11,19 @@ from typing import Any
 
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
-from trl import SFTTrainer
 
 from gptoss_ft.data.rendering import IGNORED
 from gptoss_ft.model.attention import BLOCK, DocumentAttention, flex_is_installed
 from gptoss_ft.planning.plan import Plan
 from gptoss_ft.runtime import Device, hold_experts_dequantized, release_cached_memory
 from gptoss_ft.training.micro_batches import MicroBatch, Step, collate, divide
+from gptoss_ft.training.saving_trainer import SavingTrainer
 
 # Called when memory has run out and the step is computed again: the plan from now on.
 Replanned = Callable[[Plan], None]
 
 
-# TRL's class, or what Unsloth has put in its place, which has no types.
-_SFTTrainer: Any = SFTTrainer
-
-
-class PlannedTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without types
+class PlannedTrainer(SavingTrainer):
     """`attention`: how documents in one row are kept apart; without it no plan may have packed rows."""
 
     def __init__(
@@ -39,6 +35,7 @@ class PlannedTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without
         replanned: Replanned,
         **kwargs: Any,
     ) -> None:
+        self.plan = plan
         super().__init__(*args, data_collator=collate, **kwargs)
         self._attention, self._device, self._replanned = attention, device, replanned
         self._multiple = BLOCK if flex_is_installed() else 1
@@ -48,6 +45,18 @@ class PlannedTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without
     def _follow(self, plan: Plan) -> None:
         self.plan = plan
         hold_experts_dequantized(plan.keep_dequantized)
+
+    def totals(self) -> dict[str, Any]:
+        return {**super().totals(), "plan": self.plan.key}
+
+    def restore_totals(self, kept: dict[str, Any]) -> None:
+        """A plan that became smaller stays so, where this run's plan would become it."""
+        super().restore_totals(kept)
+        smaller: Plan | None = self.plan
+        while smaller is not None and smaller.key != kept["plan"]:
+            smaller = smaller.smaller()
+        if smaller is not None:
+            self._follow(smaller)
 
     @property
     def evaluated_at_once(self) -> int:

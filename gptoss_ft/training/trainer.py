@@ -65,8 +65,6 @@ def build_trainer(
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=training.save_steps,
-        # With evaluations `HeldOutLoss` sees to it.
-        save_total_limit=training.save_total_limit if training.eval_steps is None else None,
         report_to=trackers(job) or "none",
         run_name=run_name(job),
         disable_tqdm=True,
@@ -86,10 +84,9 @@ def build_trainer(
         attention=attention,
         device=device,
         replanned=replanned,
+        limit=training.save_total_limit,
     )
     trainer.remove_callback(PrinterCallback)
-    # TRL writes a card into the output folder at every save; final_model has ours.
-    trainer.create_model_card = lambda *args, **kwargs: None
     if training.eval_steps is not None:
         evaluate_while_training(trainer, data.eval, ChannelReader(tokenizer), training)
     return trainer
@@ -99,9 +96,9 @@ def run(trainer: Any, reporter: StepReporter, resume_from: Path | None) -> bool:
     """Train; False when a signal ended it early. `MachineError` when the GPU's memory runs out, `HubError` when a
     tracker refuses the run."""
     with stop_on_signal() as request, refused_by_tracker():
-        # In this order: what the request has saved, the reporter looks at first.
-        trainer.add_callback(request)
+        # In this order: what a signal has saved is not logged for that, or losses would be other means than without it.
         trainer.add_callback(reporter)
+        trainer.add_callback(request)
         try:
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         except torch.OutOfMemoryError as error:
@@ -109,6 +106,10 @@ def run(trainer: Any, reporter: StepReporter, resume_from: Path | None) -> bool:
                 f"the GPU's memory ran out while training: {str(error).splitlines()[0]}",
                 _cure(trainer.plan),
             ) from None
+        finally:
+            # Whatever ended training: a checkpoint that was begun is whole when the run ends.
+            trainer.checkpoints.finish()
+        trainer.checkpoints.wait()
     return request.signal is None or trainer.state.global_step >= trainer.state.max_steps
 
 

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gptoss_ft.config import DatasetSection, LoadedConfig, load_job_config
+from gptoss_ft.config.secret_values import IN_A_CONFIG
 from gptoss_ft.errors import ConfigError, ExitCode
 
 CONFIG = Path("config.yaml")
@@ -114,7 +115,7 @@ VALUES = {  # one wrong value: section, key, value as written, the rest of the e
         'read "mlflow"; wanted a list of tensorboard or wandb, or tensorboard, wandb or none'
     ),
     ("hub", "repo_id", "me"): 'read "me"; wanted a repository as owner/name, or null',
-    ("hub", "repo_id", "hf_" + "a" * 30): 'read "***"; wanted a repository as owner/name, or null',
+    ("hub", "repo_id", "hf_" + "a" * 30): IN_A_CONFIG,
     ("lora", "bias", "x" * 200): f'read "{"x" * 78}…; wanted none, all or lora_only',
     (
         "model",
@@ -241,7 +242,7 @@ FILES: dict[str | bytes, list[str]] = {
     b"[" * 5000: ["1:21: lists or mappings more than 20 deep"],
     "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         f"{b}: &{b} [{','.join(['*' + a] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-    ): ["4:29: more than 10000 values, with aliases written out"],
+    ): ["4:29: more than 10000 values, or as much text, with aliases written out"],
     "lora:\n  r: 0\n  alpah: 3\nmodel:\n  dtype: 1\n": [
         "2:6: lora.r: read 0; wanted a whole number, 1 or more",
         "3:3: lora.alpah: unknown key; did you mean lora.alpha?",
@@ -407,6 +408,34 @@ def test_steps_and_epochs_from_two_places_name_the_override_that_is_missing() ->
     ]
     both = ("training.num_train_epochs=0.5", "training.max_steps=null")
     assert load("training:\n  max_steps: 2\n", *both).job.training.max_steps is None
+
+
+def test_of_many_mistakes_the_first_are_shown() -> None:
+    with pytest.raises(ConfigError) as wrong:
+        load("lora:\n" + "".join(f"  target_module{number}: 1\n" for number in range(4_900)))
+    assert [problem.place for problem in wrong.value.problems] == [f"config.yaml:{line}:3" for line in range(2, 52)]
+    assert wrong.value.cure == (
+        "There are 4,850 more such mistakes. docs/configuration.md lists every key, what it takes and its default."
+    )
+
+
+def test_a_long_text_counts_as_often_as_its_alias_stands() -> None:
+    # 9,000 of them would be 180 MB to look through, and to show.
+    assert errors(f"long: &long {'x' * 20_000}\nlora: {{target_modules: [{'*long, ' * 9_000}]}}\n")[-1] == (
+        "config.yaml:2:361: more than 10000 values, or as much text, with aliases written out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('a: "\\U99999999"\n', "1:5: not YAML: an escape beyond U+10FFFF, where characters end"),
+        (f"%YAML {'1' * 5_000}.1\n---\na: 1\n", "1:1: not YAML: a version of YAML that there is none of"),
+        ("# job\n%YAML 1.3\n---\na: 1\n", "2:1: not YAML: a version of YAML that there is none of"),
+    ],
+)
+def test_what_the_yaml_library_lets_through(text: str, problem: str) -> None:
+    assert errors(text) == [f"config.yaml:{problem}"]
 
 
 def test_files_that_cannot_be_read() -> None:

@@ -9,6 +9,7 @@ import csv
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -325,6 +326,7 @@ def test_every_row_is_a_sample_a_counted_drop_or_an_error_that_names_it(
     tokenizers: list[PreTrainedTokenizerBase], counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GPTOSS_FT_CACHE", str(tmp_path / "cache"))
+    fed: Counter[str] = Counter()
 
     @settings(max_examples=500, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(
@@ -343,9 +345,11 @@ def test_every_row_is_a_sample_a_counted_drop_or_an_error_that_names_it(
         else:
             write_jsonl(path, rows)
         outcome(job_of(path, config, max_seq_length), tokenizers[which], path)
+        fed[config["format"]] += ROWS_A_FILE
 
     feed()
     assert len(counted) >= ROWS_WANTED
+    assert min(fed[format_] for format_ in GOOD_ROWS) >= ROWS_WANTED // 4
 
 
 def test_every_file_is_read_or_named(

@@ -193,6 +193,41 @@ def test_the_smoke_job_trains_and_its_files_are_the_callers(caller: Caller) -> N
     assert sorted(path.name for path in caller.here.iterdir()) == ["config.yaml", "configs"]
 
 
+def test_the_smoke_job_trains_without_privileges_and_keeps_its_tokens(caller: Caller) -> None:
+    """What the engine says of the container while the job trains in it, and what it leaves."""
+    process = caller.start(
+        "--config", "configs/smoke.yaml", "--set", "training.max_steps=50",
+        HF_TOKEN="hf_hidden_hidden", HUGGING_FACE_HUB_TOKEN="old_hidden_hidden", WANDB_API_KEY="w_hidden_hidden",
+    )  # fmt: skip
+    wait_for_line(process, "training")
+    (container,) = asked_of_docker("ps", "--quiet", "--no-trunc", "--filter", f"ancestor={caller.image}").split()
+    facts = json.loads(asked_of_docker("inspect", container))[0]
+    host = facts["HostConfig"]
+    assert (host["ReadonlyRootfs"], host["Privileged"], host["CapDrop"], host["CapAdd"]) == (True, False, ["ALL"], None)
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert list(host["Tmpfs"]) == ["/tmp"]
+    assert facts["Config"]["User"] == f"{caller.uid}:{caller.gid}"
+    assert {mount["Destination"] for mount in facts["Mounts"] if mount["RW"]} == {"/cache", "/outputs"}
+    assert "_hidden_hidden" not in json.dumps([facts["Args"], facts["Config"]["Cmd"], facts["Config"]["Labels"]])
+    (status,) = {
+        line for line in asked_of_docker("exec", container, "cat", "/proc/1/status").split("\n") if "CapEff" in line
+    }
+    assert int(status.split()[1], 16) == 0
+    # Docker counts the mount points that it makes, and nothing else has changed.
+    changed = {line.split()[1] for line in asked_of_docker("diff", container).splitlines()}
+    assert {path for path in changed if not path.startswith("/job")} <= {"/cache", "/outputs", "/tmp", "/run", "/dev"}
+    rest, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, rest
+    assert "_hidden_hidden" not in rest
+    written = [path for path in (*caller.folder.rglob("*"),) if path.is_file()]
+    assert any(path.name == "adapter_model.safetensors" for path in written)
+    assert not [path for path in written if b"_hidden_hidden" in path.read_bytes()]
+
+
+def asked_of_docker(*command: str) -> str:
+    return subprocess.run(["docker", *command], capture_output=True, text=True, check=True).stdout
+
+
 def test_a_smoke_job_that_is_stopped_saves_its_state_and_goes_on(caller: Caller) -> None:
     arguments = (
         "--config",

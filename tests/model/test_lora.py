@@ -99,6 +99,7 @@ GROUPED = {"parameters": {"down_proj": {"lora_B_layout": "grouped_by_expert", "n
 
 def existing(folder: Path, **content: Any) -> str:
     (folder / "adapter_config.json").write_text(json.dumps({**EXISTING, **content}))
+    (folder / "adapter_model.safetensors").touch()
     return str(folder)
 
 
@@ -144,5 +145,6 @@ def test_an_adapter_of_another_scale_is_refused(key: str, value: Any, found: str
 
 def test_an_adapter_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3", "target_modules": ["q_proj"]}))
+    (tmp_path / "adapter_model.safetensors").touch()
     with pytest.raises(DataError, match="is an adapter of kind IA3, not LORA"):
         check_existing(str(tmp_path), LoraSection())

@@ -1,0 +1,136 @@
+"""TRL's SFTTrainer, but for what it keeps and how it goes on: checkpoints that are whole, resumed to the bit.
+
+Imported after Unsloth, which replaces TRL's classes.
+"""
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+from trl import SFTTrainer
+
+from gptoss_ft.reporting.checkpoint_folder import CHECKPOINT
+from gptoss_ft.training.checkpoints import (
+    RANDOM_STATE,
+    TRAINER_STATE,
+    CheckpointWriter,
+    HostCopy,
+    Snapshot,
+    random_state,
+    restore_random_state,
+)
+
+# TRL's class, or what Unsloth has put in its place, which has no types.
+_SFTTrainer: Any = SFTTrainer
+
+
+class SavingTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without types
+    """Checkpoints go to `args.output_dir`; `limit` of them stay (None: all), the newest and the best always.
+
+    Saving stops training for the copy out of GPU memory; `checkpoints.wait()` waits for the rest.
+    """
+
+    def __init__(self, *args: Any, limit: int | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._folder = Path(self.args.output_dir)
+        self._host = HostCopy()
+        self.checkpoints = CheckpointWriter(self._folder, limit)
+        # What transformers sets when training begins, and forgets when it is resumed (5.17.0).
+        self._tr_loss = torch.tensor(0.0, device=self.args.device)
+        self._total_loss_scalar, self._globalstep_last_logged = 0.0, 0
+        self.add_callback(_RunTotals(self))
+
+    def totals(self) -> dict[str, Any]:
+        """What a resumed run must know beside `TrainerState`, as JSON: the losses since the last log, and all of them;
+        TRL's counts."""
+        return {
+            # A float32 is exact in JSON's float64.
+            "loss_since_log": float(self._tr_loss),
+            "loss_until_log": float(self._total_loss_scalar),
+            "last_logged": int(self._globalstep_last_logged),
+            "trl_tokens": self._total_train_tokens,
+            "trl_metrics": dict(self._metrics["train"]),
+        }
+
+    def restore_totals(self, kept: dict[str, Any]) -> None:
+        self._tr_loss.fill_(kept["loss_since_log"])
+        self._total_loss_scalar = kept["loss_until_log"]
+        self._globalstep_last_logged = kept["last_logged"]
+        self._total_train_tokens = kept["trl_tokens"]
+        self._metrics["train"].update(kept["trl_metrics"])
+
+    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        """Begin to write the checkpoint of this step, unless it is there. `MachineError` where there is no room, also
+        for the one before."""
+        self.checkpoints.wait()
+        step = self.state.global_step
+        if self.state.best_global_step == step or self.checkpoints.has(self.state.best_global_step or -1):
+            self.state.best_model_checkpoint = str(self._folder / f"{CHECKPOINT}{self.state.best_global_step}")
+        if not self.checkpoints.has(step):
+            self.checkpoints.write(self._snapshot())
+
+    def _snapshot(self) -> Snapshot:
+        trained = {
+            name: parameter
+            for name, parameter in self.model.named_parameters(remove_duplicate=False)
+            if parameter.requires_grad
+        }
+        # Not from the model's own state, for which quantized weights are packed.
+        adapter = get_peft_model_state_dict(self.model, state_dict=trained)
+        tensors = {
+            "optimizer.pt": self.optimizer.state_dict(),
+            "scheduler.pt": copy.deepcopy(self.lr_scheduler.state_dict()),
+            RANDOM_STATE: random_state(),
+        }
+        if self.accelerator.scaler is not None:
+            tensors["scaler.pt"] = self.accelerator.scaler.state_dict()
+        copied = self._host.of({"adapter": adapter, "tensors": tensors})
+        best = self.state.best_model_checkpoint
+        return Snapshot(
+            step=self.state.global_step,
+            adapter=copied["adapter"],
+            adapter_config=self._adapter_config(),
+            tensors=copied["tensors"],
+            texts={TRAINER_STATE: self._state_as_json()},
+            tokenizer=self.processing_class,
+            best=Path(best) if best else None,
+        )
+
+    def _adapter_config(self) -> Any:
+        config = copy.copy(self.model.peft_config["default"])
+        config.inference_mode = True
+        return config
+
+    def _state_as_json(self) -> str:
+        """trainer_state.json, as transformers writes and reads it."""
+        for callback in (*self.callback_handler.callbacks, self.control):
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+        return json.dumps(dataclasses.asdict(self.state), indent=2, sort_keys=True) + "\n"
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            restore_random_state(torch.load(Path(checkpoint) / RANDOM_STATE, map_location="cpu", weights_only=True))
+
+
+class _RunTotals(TrainerCallback, ExportableState):
+    """Keeps the trainer's totals in trainer_state.json, and gives them back."""
+
+    def __init__(self, trainer: SavingTrainer) -> None:
+        self._trainer = trainer
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": self._trainer.totals()}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step:
+            states: Any = state.stateful_callbacks
+            self._trainer.restore_totals(states[type(self).__name__]["attributes"])

@@ -1,0 +1,76 @@
+"""Secrets in what is shown and logged → hidden; everything else → as it was."""
+
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import pytest
+
+from gptoss_ft.redaction import RedactedStream, redacted
+from gptoss_ft.reporting.console import quiet_libraries
+
+HUB = "hf_" + "K4" * 17
+KEY = "c0ffee12" * 5
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"Bearer {HUB}, and", "Bearer (token), and"),
+        ("api_org_" + "a" * 34, "(token)"),
+        ("ghp_" + "a1" * 18 + " github_pat_" + "b2" * 20, "(token) (token)"),
+        ("sk-proj-" + "a1B2" * 8, "(token)"),
+        ("AKIA" + "A1B2" * 4, "(token)"),
+        ("https://ann:pass@proxy:8080/x", "https://(token)@proxy:8080/x"),
+    ],
+)
+def test_what_looks_like_a_secret_is_hidden(text: str, shown: str) -> None:
+    assert redacted(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf_hub_download of hf_short", "sk-learn-and-its-many-friends-of-old", "task-1234567890-1234567890-12345",
+        "a" * 64, "c" * 40, "ann@example.com", "https://huggingface.co/ann/model", "TOKENIZERS_PARALLELISM",
+    ],
+)  # fmt: skip
+def test_what_is_none_stays(text: str) -> None:
+    assert redacted(text) == text
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "MY_SECRET", "aws_access_key"])
+def test_what_the_environment_names_a_secret_is_hidden(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, f" {KEY}\n")
+    assert redacted(f"key={KEY};") == "key=(token);"
+    monkeypatch.setenv(name, "short")
+    assert redacted("in short") == "in short"
+
+
+def test_of_two_secrets_the_longer_is_hidden_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_TOKEN", "12345678")
+    monkeypatch.setenv("B_TOKEN", "12345678-rest")
+    assert redacted("12345678-rest 12345678") == "(token) (token)"
+
+
+def test_a_token_in_pieces_is_hidden() -> None:
+    target = io.StringIO()
+    stream = RedactedStream(target)
+    for piece in ("sent ", HUB[:9], HUB[9:], " once\nand", " again ", HUB):
+        stream.write(piece)
+    assert target.getvalue() == "sent (token) once\n"
+    stream.flush()
+    assert target.getvalue() == "sent (token) once\nand again (token)"
+
+
+def test_the_libraries_log_shows_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    log = tmp_path / "libraries.log"
+    with quiet_libraries(log):
+        print(f"printed {KEY}")
+        logging.getLogger("library").warning("logged %s", HUB)
+        warnings.warn(f"warned {KEY}", stacklevel=1)
+    text = log.read_text()
+    assert all(f"{word} (token)" in text for word in ("printed", "logged", "warned"))
+    assert KEY not in text and HUB not in text
