@@ -26,6 +26,9 @@ from gptoss_ft.runtime import cache_folder, hub_cache
 WAITS = (2.0, 4.0, 8.0, 16.0)
 # The hub counts requests in windows of five minutes.
 LONGEST_WAIT = 300.0
+BROKEN_OFF = (
+    httpx.ReadError, httpx.WriteError, httpx.ReadTimeout, httpx.WriteTimeout, httpx.RemoteProtocolError,
+)  # fmt: skip
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 Answer = TypeVar("Answer")
@@ -62,8 +65,8 @@ def _passing(error: Exception, wait: float) -> tuple[str, float] | None:
                 return None
             wait = _asked_to_wait(response.headers) or wait
             return (f"the hub answered {response.status_code}", wait) if wait <= LONGEST_WAIT else None
-        # Not ConnectError: no network is told at once.
-        if isinstance(link, httpx.ReadError | httpx.WriteError | httpx.TimeoutException | httpx.RemoteProtocolError):
+        # Not where no connection came about: no network is told at once.
+        if isinstance(link, BROKEN_OFF):
             return "the connection to the hub broke off", wait
         if isinstance(link, OSError) and str(link).startswith("Consistency check failed"):
             return "a file arrived in part", wait

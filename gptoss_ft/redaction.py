@@ -4,11 +4,14 @@ import io
 import re
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from typing import TextIO
 
 from gptoss_ft.runtime import SHORTEST_SECRET, secrets_in_environment
 
 HIDDEN = "(token)"
+# Secrets from this length on are hidden wherever they stand.
+LONG = 16
 # Access tokens of Hugging Face (a user's, an organisation's), GitHub, GitLab, Slack, OpenAI's kin, W&B and AWS.
 TOKEN = re.compile(
     r"(?:hf|api_org)_[A-Za-z0-9]{30,}"
@@ -16,8 +19,8 @@ TOKEN = re.compile(
     r"|(?<![A-Za-z0-9])sk-(?=[\w-]{0,40}\d)[\w-]{20,}"
     r"|(?<![A-Za-z0-9])AKIA[0-9A-Z]{16}(?![A-Za-z0-9])"
 )
-# What stands before the host in the address of a proxy or an index: user:password.
-CREDENTIALS = re.compile(r"(?<=://)[^\s/@:'\"]+:[^\s/@'\"]+(?=@)")
+# What stands before the host in the address of a proxy or an index: user, password or token.
+CREDENTIALS = re.compile(r"(?<=://)[^\s/'\"]+(?=@)")
 
 
 def known_secrets() -> frozenset[str]:
@@ -27,7 +30,9 @@ def known_secrets() -> frozenset[str]:
     if "huggingface_hub" in sys.modules:
         from huggingface_hub import get_token
 
-        stored = get_token()
+        # It also asks services, and reads a file that may be another's.
+        with suppress(Exception):
+            stored = get_token()
     return secrets_in_environment() | frozenset([stored] if stored and len(stored) >= SHORTEST_SECRET else [])
 
 
@@ -36,7 +41,9 @@ def redacted(text: str, secrets: Collection[str] | None = None) -> str:
     and without the password in an address."""
     # The longest first: one may begin with another.
     for secret in sorted(known_secrets() if secrets is None else secrets, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
+        # A short one may be a word that stands elsewhere, too.
+        alone = rf"(?<!\w){re.escape(secret)}(?!\w)" if len(secret) < LONG else re.escape(secret)
+        text = re.sub(alone, HIDDEN, text)
     return CREDENTIALS.sub(HIDDEN, TOKEN.sub(HIDDEN, text))
 
 

@@ -269,8 +269,7 @@ def _no_garbage_collection() -> Iterator[None]:
     try:
         yield
     finally:
-        if not gc.get_freeze_count():
-            gc.freeze()
+        gc.freeze()
         if was_on:
             gc.enable()
 

@@ -9,6 +9,7 @@ from gptoss_ft.planning.adapter_size import trained_values
 from gptoss_ft.planning.lengths import Lengths
 from gptoss_ft.planning.memory import OPTIMIZER_BYTES
 from gptoss_ft.planning.shapes import read_shapes
+from gptoss_ft.reporting.checkpoint_folder import checkpoints_in
 from gptoss_ft.runtime import GIB, free_gib
 
 # Adapters are trained in float32.
@@ -30,7 +31,7 @@ def refuse_too_little_disk(job: JobConfig, repository: str, lengths: Lengths, fo
     optimizer_bytes = PAGED_BYTES.get(job.training.optim, OPTIMIZER_BYTES[job.training.optim])
     checkpoint_gib = adapter_gib + values * optimizer_bytes / GIB
     kept = _checkpoints(job, lengths)
-    there = sum(path.stat().st_size for path in folder.glob("checkpoint-*/*") if path.is_file()) / GIB
+    there = sum(path.stat().st_size for one in checkpoints_in(folder) for path in one.iterdir() if path.is_file()) / GIB
     needed = kept * checkpoint_gib + adapter_gib - there
     free = free_gib(folder)
     if free < needed:

@@ -5,6 +5,7 @@ written last, inside a folder that has its name only after every byte is on the 
 What a killed run leaves half done has a hidden name, and `sweep` removes it.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -86,6 +87,9 @@ def what_is_wrong(checkpoint: Path) -> str | None:
             if _sha256(checkpoint / name) != facts["sha256"]:
                 return f"{name} is not what was written: its SHA-256 differs"
     except OSError as error:
+        # What may be read another time, or by another user, is not damaged.
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO):
+            raise
         return f"{Path(error.filename or checkpoint).name} cannot be read: {error.strerror}"
     return None
 

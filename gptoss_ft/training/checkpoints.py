@@ -9,6 +9,7 @@ import random
 import shutil
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,7 +85,12 @@ class HostCopy:
             return tensor.clone(memory_format=torch.contiguous_format)
         kept = self._pinned.get(place)
         if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
-            kept = self._pinned[place] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            try:
+                kept = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            except RuntimeError:
+                # The system lets no more memory be pinned.
+                kept = torch.empty(tensor.shape, dtype=tensor.dtype)
+            self._pinned[place] = kept
         return kept.copy_(tensor, non_blocking=True)
 
 
@@ -97,8 +103,10 @@ class CheckpointWriter:
     def __init__(self, folder: Path, limit: int | None) -> None:
         self._folder = folder
         self._limit = limit
-        self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        # Not the thread itself: a join that a signal breaks off takes the thread for ended (Python 3.11).
+        self._idle = threading.Event()
+        self._idle.set()
 
     def has(self, step: int) -> bool:
         """Whether the checkpoint of this step is there already, whole."""
@@ -114,24 +122,31 @@ class CheckpointWriter:
                 CURE,
             )
         # A process that is told twice to end does not wait for it: what it leaves has a hidden name.
-        self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint", daemon=True)
-        self._thread.start()
+        self._idle.clear()
+        try:
+            threading.Thread(target=self._write, args=(snapshot,), name="checkpoint", daemon=True).start()
+        except RuntimeError:
+            self._idle.set()
+            raise
 
     def wait(self) -> None:
         """Until nothing is being written. `MachineError` where the disk was full, or another error of the write."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._idle.wait()
         error, self._error = self._error, None
         if error is not None:
             raise error
 
     def finish(self) -> None:
         """Until nothing is being written, whatever came of it."""
-        if self._thread is not None:
-            self._thread.join()
+        self._idle.wait()
 
     def _write(self, snapshot: Snapshot) -> None:
+        try:
+            self._write_whole(snapshot)
+        finally:
+            self._idle.set()
+
+    def _write_whole(self, snapshot: Snapshot) -> None:
         partial = partial_of(self._folder, snapshot.step)
         try:
             shutil.rmtree(partial, ignore_errors=True)
@@ -139,10 +154,13 @@ class CheckpointWriter:
             _write_files(snapshot, partial)
             seal(partial, snapshot.step)
             publish(partial, self._folder / f"{CHECKPOINT}{snapshot.step}")
-            keep_newest(self._folder, self._limit, snapshot.best)
         except Exception as error:
             shutil.rmtree(partial, ignore_errors=True)
             self._error = _explained(error, self._folder / f"{CHECKPOINT}{snapshot.step}")
+            return
+        # One too many takes room, and is tried again after the next.
+        with suppress(OSError):
+            keep_newest(self._folder, self._limit, snapshot.best)
 
 
 def _write_files(snapshot: Snapshot, partial: Path) -> None:

@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict
+from safetensors import safe_open
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from trl import SFTTrainer
 
+from gptoss_ft.errors import OutputError
 from gptoss_ft.reporting.checkpoint_folder import CHECKPOINT
 from gptoss_ft.training.checkpoints import (
+    ADAPTER,
     RANDOM_STATE,
     TRAINER_STATE,
     CheckpointWriter,
@@ -25,6 +28,9 @@ from gptoss_ft.training.checkpoints import (
     random_state,
     restore_random_state,
 )
+
+# What a module of Unsloth's has whose weight is a part of a stack (unsloth_zoo 2026.10.9).
+STACKED = "_unsloth_stack_owner"
 
 # TRL's class, or what Unsloth has put in its place, which has no types.
 _SFTTrainer: Any = SFTTrainer
@@ -76,13 +82,6 @@ class SavingTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without 
             self.checkpoints.write(self._snapshot())
 
     def _snapshot(self) -> Snapshot:
-        trained = {
-            name: parameter
-            for name, parameter in self.model.named_parameters(remove_duplicate=False)
-            if parameter.requires_grad
-        }
-        # Not from the model's own state, for which quantized weights are packed.
-        adapter = get_peft_model_state_dict(self.model, state_dict=trained)
         tensors = {
             "optimizer.pt": self.optimizer.state_dict(),
             "scheduler.pt": copy.deepcopy(self.lr_scheduler.state_dict()),
@@ -90,7 +89,7 @@ class SavingTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without 
         }
         if self.accelerator.scaler is not None:
             tensors["scaler.pt"] = self.accelerator.scaler.state_dict()
-        copied = self._host.of({"adapter": adapter, "tensors": tensors})
+        copied = self._host.of({"adapter": self._adapter(), "tensors": tensors})
         best = self.state.best_model_checkpoint
         return Snapshot(
             step=self.state.global_step,
@@ -102,10 +101,40 @@ class SavingTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without 
             best=Path(best) if best else None,
         )
 
+    def _adapter(self) -> dict[str, torch.Tensor]:
+        """What is trained, by the names that PEFT saves it under."""
+        # Each module's own state, for Unsloth's stack of all experts' adapters gives each expert's by a hook there; not
+        # the model's, for which quantized weights are packed.
+        trained = {
+            key: value
+            for name, module in self.model.named_modules(remove_duplicate=False)
+            if any(own is not None and own.requires_grad for own in module._parameters.values())
+            or hasattr(module, STACKED)
+            for key, value in module.state_dict(prefix=f"{name}.", keep_vars=True).items()
+            if value.requires_grad
+        }
+        # Told to look for itself whether the embedding was resized, PEFT asks the hub.
+        return dict(get_peft_model_state_dict(self.model, state_dict=trained, save_embedding_layers=False))
+
     def _adapter_config(self) -> Any:
         config = copy.copy(self.model.peft_config["default"])
         config.inference_mode = True
+        if config.target_parameters and isinstance(config.auto_mapping, dict):
+            # Unsloth's mark of a file of its own; without the other it takes the columns of B for its old order.
+            config.auto_mapping = {**config.auto_mapping, "lora_B_layout": "rank_major"}
         return config
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """`OutputError` where the checkpoint's adapter is not of this model: PEFT would leave out what it lacks."""
+        with safe_open(Path(resume_from_checkpoint) / ADAPTER, framework="pt") as file:
+            there = set(file.keys())
+        if missing := sorted(self._adapter().keys() ^ there):
+            raise OutputError(
+                f"{resume_from_checkpoint} holds another adapter than the one that is trained: {missing[0]}",
+                "Pass --restart to keep the folder aside and train again.",
+                "training.output_dir",
+            )
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _state_as_json(self) -> str:
         """trainer_state.json, as transformers writes and reads it."""

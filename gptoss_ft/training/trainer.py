@@ -101,14 +101,14 @@ def run(trainer: Any, reporter: StepReporter, resume_from: Path | None) -> bool:
         trainer.add_callback(request)
         try:
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-        except torch.OutOfMemoryError as error:
-            raise MachineError(
-                f"the GPU's memory ran out while training: {str(error).splitlines()[0]}",
-                _cure(trainer.plan),
-            ) from None
-        finally:
-            # Whatever ended training: a checkpoint that was begun is whole when the run ends.
+        except Exception as error:
+            # A checkpoint that was begun is whole when the run ends; a second signal alone waits for nothing.
             trainer.checkpoints.finish()
+            if isinstance(error, torch.OutOfMemoryError):
+                raise MachineError(
+                    f"the GPU's memory ran out while training: {str(error).splitlines()[0]}", _cure(trainer.plan)
+                ) from None
+            raise
         trainer.checkpoints.wait()
     return request.signal is None or trainer.state.global_step >= trainer.state.max_steps
 

@@ -141,6 +141,7 @@ def test_a_quantized_folder_has_no_known_original(
     folder = tmp_path / "quantized"
     folder.mkdir()
     quantization = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "model.safetensors").touch()
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantization}))
     model = find_subject(str(trained / "final_model"), None, ()).job.model.model_copy(update={"name": str(folder)})
     with pytest.raises(SettingError, match=r"is quantized itself \(bitsandbytes\)"):
