@@ -120,7 +120,7 @@ def document_attention(model: Any) -> DocumentAttention | None:
         return FlexDocuments() if known else None
     if kind in PACKABLE:
         if on_gpu:
-            # Otherwise rows longer than max_seq_length are cut.
+            # Otherwise Unsloth cuts rows longer than max_seq_length (2026.10.9, models/llama.py).
             for module in causal.modules():
                 if hasattr(module, "max_seq_length"):
                     module._unsloth_allow_packed_overlength = True
