@@ -12,7 +12,6 @@ says false).
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import sys
 import tempfile
@@ -23,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from our_trainer import Loaded, benchmark_job, load, make_trainer, plan_of, summary_of
+from our_trainer import Loaded, benchmark_job, load, summary_of, train_on
 from peers.measure import hold_to_cap
 
 from gptoss_ft.config import JobConfig
 from gptoss_ft.planning.plan import Plan
 from gptoss_ft.reporting.console import quiet_libraries
-from gptoss_ft.reporting.memory_report import peak_gib, start_measuring
 from gptoss_ft.runtime import Device, find_device, import_unsloth, prepare_environment
 
 STEPS = 2
@@ -83,26 +81,10 @@ def plan_of_length(job: JobConfig, length: int, device: Device) -> Plan:
 
 def attempt(loaded: Loaded, job: JobConfig, length: int, folder: Path) -> Trial:
     """Train `STEPS` steps on rows of `length` tokens."""
-    import torch
-
     own = job.model_copy(update={"model": job.model.model_copy(update={"max_seq_length": length})})
     rows = loaded.random_rows(np.full(STEPS, length))
-    plan = plan_of_length(own, length, loaded.device)
-    start_measuring(loaded.device)
-    started = time.monotonic()
-    trains = True
-    trainer = make_trainer(loaded, rows, own, folder, plan)
-    try:
-        trainer.train()
-    except torch.OutOfMemoryError:
-        trains = False
-    seconds = round(time.monotonic() - started, 1)
-    peak = round(peak_gib(loaded.device), 2) if trains else None
-    used = plan_of(trainer)
-    del trainer
-    loaded.model.zero_grad(set_to_none=True)
-    gc.collect()
-    return Trial(length, trains, peak, seconds, used)
+    trained = train_on(loaded, rows, own, folder, plan_of_length(own, length, loaded.device))
+    return Trial(length, trained.peak_gib is not None, trained.peak_gib, trained.seconds, trained.plan)
 
 
 def main() -> None:

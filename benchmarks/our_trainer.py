@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from gptoss_ft.config import JobConfig, load_job_config
 from gptoss_ft.data.summary import SplitSummary, Summary, count
 from gptoss_ft.planning.plan import Plan
 from gptoss_ft.reporting.console import make_console
+from gptoss_ft.reporting.memory_report import peak_gib, start_measuring
 from gptoss_ft.runtime import Device
 
 # Of a job's keys those that only cost time here, and those that would end its run elsewhere.
@@ -33,6 +36,15 @@ class Loaded:
 
     def random_rows(self, lengths: NDArray[np.int64]) -> Rows:
         return draw_rows(lengths, len(self.tokenizer), self.tokenizer.pad_token_id, seed=0)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The peak of reserved GPU memory in GiB (None where it ran out), seconds of all steps, and the plan at the end."""
+
+    peak_gib: float | None
+    seconds: float
+    plan: dict[str, Any]
 
 
 def benchmark_job(config: Path, overrides: list[str], steps: int) -> JobConfig:
@@ -78,3 +90,22 @@ def plan_of(trainer: Any) -> dict[str, Any]:
     """How a trainer computes its steps now: another way than it began with, where memory ran out."""
     names = ("rows", "row_tokens", "rows_at_once", "checkpointed_layers", "keep_dequantized", "offload_embedding")
     return {name: getattr(trainer.plan, name) for name in names}
+
+
+def train_on(loaded: Loaded, rows: Rows, job: JobConfig, folder: Path, plan: Plan) -> Trained:
+    """Train all of the job's steps, and let go of what they held."""
+    import torch
+
+    start_measuring(loaded.device)
+    started = time.monotonic()
+    trainer = make_trainer(loaded, rows, job, folder, plan)
+    try:
+        trainer.train()
+        peak: float | None = round(peak_gib(loaded.device), 2)
+    except torch.OutOfMemoryError:
+        peak = None
+    trained = Trained(peak, round(time.monotonic() - started, 1), plan_of(trainer))
+    del trainer
+    loaded.model.zero_grad(set_to_none=True)
+    gc.collect()
+    return trained

@@ -13,7 +13,8 @@ first one's compile caches):
 
 Rows are random tokens, all trained; lengths are log-normal with a median of 600/1,024 of the longest, the longest
 tenth cut, or all full. Tokens/s counts them without padding. Figures are medians over the steps after --warm-up. The
-peak is what CUDA reserved while training. With --cap each process gets that much of the GPU's memory and no more.
+peak is what CUDA reserved while training. NAME@GIB is a contender that gets that much of the GPU's memory and no more
+(ours@15.0); with --cap all get no more.
 `--model tiny/gpt-oss --device cpu` runs everywhere, and tells only that it runs.
 """
 
@@ -36,6 +37,29 @@ from peers.rows import Rows, draw_lengths, draw_rows, shuffled_back, write_prepa
 BASELINE = "notebook"
 # "  3/25  12.3456  …" of our console.
 STEP_LINE = re.compile(r"\s+\d+/\d+\s")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What runs, and the GiB of the GPU's memory that it may reserve (None: all)."""
+
+    name: str
+    cap_gib: float | None = None
+
+    @classmethod
+    def read(cls, text: str) -> Contender:
+        """`ours`, `ours@15.0`; ValueError for a size that is no number."""
+        name, _, cap = text.partition("@")
+        return cls(name, float(cap) if cap else None)
+
+    def __str__(self) -> str:
+        return self.name if self.cap_gib is None else f"{self.name}@{self.cap_gib:g}"
+
+    @property
+    def trl_micro_batch(self) -> int | None:
+        """Of trl-N; None for another."""
+        number = self.name.removeprefix("trl-")
+        return int(number) if number != self.name and number.isdigit() else None
 
 
 @dataclass(frozen=True)
@@ -93,41 +117,39 @@ def make_rows(arguments: argparse.Namespace, folder: Path) -> Rows:
     return rows
 
 
-def task_of(contender: str, arguments: argparse.Namespace, folder: Path) -> Task:
-    effective = arguments.effective_batch
-    micro_batch = {"ours": 1, BASELINE: 1, "padded": effective}.get(contender)
-    if micro_batch is None:
-        micro_batch = int(contender.removeprefix("trl-"))
-    in_16_bit = contender.startswith("trl-") or (contender == "ours" and arguments.experts == "cookbook")
+def task_of(contender: Contender, arguments: argparse.Namespace, folder: Path) -> Task:
+    effective, of_trl = arguments.effective_batch, contender.trl_micro_batch
+    in_16_bit = of_trl is not None or (contender.name == "ours" and arguments.experts == "cookbook")
     return Task(
         model=arguments.model_16bit if in_16_bit and arguments.model_16bit else arguments.model,
         rows=str(folder / "rows.npz"),
         effective_batch=effective,
-        micro_batch=micro_batch,
+        micro_batch=of_trl or {"ours": 1, BASELINE: 1, "padded": effective}[contender.name],
         longest=arguments.longest,
         experts=arguments.experts,
         device=arguments.device,
-        cap_gib=arguments.cap,
-        weights_at_random=contender.startswith("trl-") and not arguments.model_16bit,
+        cap_gib=contender.cap_gib or arguments.cap,
+        weights_at_random=of_trl is not None and not arguments.model_16bit,
     )
 
 
-def measure(contender: str, number: int, rows: Rows, arguments: argparse.Namespace, folder: Path) -> Result:
-    task = task_of(contender, arguments, folder)
+def measure(contender: Contender, number: int, rows: Rows, arguments: argparse.Namespace, folder: Path) -> Result:
+    task, name = task_of(contender, arguments, folder), contender.name
     own = folder / f"{number}-{contender}"
     own.mkdir()
     setting = Setting(own, arguments.cache, folder / "prepared", tuple(arguments.overrides), arguments.timeout)
     try:
-        if contender == "ours":
+        if name == "ours":
             steps, first = run_ours(task, rows.tokens_of_steps(task.effective_batch), setting)
         else:
-            module = "trl_peft" if contender.startswith("trl-") else "notebook"
-            steps, first = run_peer(module, contender, task, setting)
-        return summarize(contender, steps, first, arguments.warm_up)
+            steps, first = run_peer(
+                "notebook" if contender.trl_micro_batch is None else "trl_peft", name, task, setting
+            )
+        return summarize(str(contender), steps, first, arguments.warm_up)
     except ContenderError as error:
-        return Result(contender, error=str(error))
+        return Result(str(contender), error=str(error))
     finally:
-        if contender == "ours":
+        if name == "ours":
             show_choices(own / "ours.log")
 
 
@@ -160,10 +182,15 @@ def write(results: list[Result], rows: Rows, arguments: argparse.Namespace) -> N
     shared: dict[str, Any] = {key: value for key, value in vars(arguments).items() if key not in ("json", "logs")}
     facts = {
         **{key: str(value) if isinstance(value, Path) else value for key, value in shared.items()},
+        "contenders": list(map(str, arguments.contenders)),
         "tokens": int(rows.lengths.sum()),
         "results": [asdict(one) for one in results],
     }
     arguments.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def contenders(text: str) -> list[Contender]:
+    return [Contender.read(one) for one in text.split(",")]
 
 
 def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -172,7 +199,7 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
         "--model", required=True, help="checkpoint in the layout of unsloth/gpt-oss-20b-unsloth-bnb-4bit"
     )
     parser.add_argument("--model-16bit", help="checkpoint with fused 16-bit experts, for trl-N")
-    parser.add_argument("--contenders", type=lambda names: names.split(","), default=["ours", BASELINE])
+    parser.add_argument("--contenders", type=contenders, default=contenders(f"ours,{BASELINE}"))
     parser.add_argument("--effective-batch", type=int, default=4, help="samples of an optimizer step")
     parser.add_argument("--steps", type=int, default=25, help="optimizer steps, warm-up among them")
     parser.add_argument("--warm-up", type=int, default=5, help="steps that are not counted")
@@ -188,15 +215,18 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=400, metavar="SECONDS", help="ends a contender")
     parser.add_argument("--json", type=Path, required=True, help="file to write after every contender")
     arguments = parser.parse_args(given)
-    for name in arguments.contenders:
-        micro_batch = name.removeprefix("trl-")
-        if name not in ("ours", BASELINE, "padded") and not (name.startswith("trl-") and micro_batch.isdigit()):
-            parser.error(f"--contenders {name}: want ours, {BASELINE}, padded or trl-N")
-        if name.startswith("trl-") and (int(micro_batch) == 0 or arguments.effective_batch % int(micro_batch)):
-            parser.error(f"--contenders {name}: --effective-batch {arguments.effective_batch} is no multiple of it")
+    for contender in arguments.contenders:
+        of_trl = contender.trl_micro_batch
+        if contender.name not in ("ours", BASELINE, "padded") and of_trl is None:
+            parser.error(f"--contenders {contender}: want ours, {BASELINE}, padded or trl-N, and @GIB for a cap")
+        if of_trl is not None and (of_trl == 0 or arguments.effective_batch % of_trl):
+            parser.error(
+                f"--contenders {contender}: --effective-batch {arguments.effective_batch} is no multiple of it"
+            )
     if not 0 <= arguments.warm_up < arguments.steps:
         parser.error(f"--warm-up {arguments.warm_up}: want fewer than --steps {arguments.steps}")
-    if arguments.experts == "cookbook" and "ours" in arguments.contenders and not arguments.model_16bit:
+    names = [contender.name for contender in arguments.contenders]
+    if arguments.experts == "cookbook" and "ours" in names and not arguments.model_16bit:
         parser.error("--experts cookbook: ours wants --model-16bit, as experts in 4 bits are modules of their own")
     return arguments
 

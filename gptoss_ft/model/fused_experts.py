@@ -87,8 +87,11 @@ class _FusedExperts(torch.autograd.Function):
         place = place.view_as(indices)
 
         rows = x[order // indices.shape[1]]
-        w_in = experts.gate_up()
-        inner = _grouped(rows, w_in.transpose(1, 2), ends)
+        made = experts.gate_up()
+        inner = _grouped(rows, made.transpose(1, 2), ends)
+        # What is not kept is gone before the other projection's are made.
+        w_in = made if experts.keep else None
+        del made
         low_in = added = None
         if a_in is not None and b_in is not None:
             low_in = _grouped(rows, a_in.transpose(1, 2), ends)
@@ -108,7 +111,7 @@ class _FusedExperts(torch.autograd.Function):
 
         ctx.save_for_backward(x, weights, indices, order, place, ends, inner, low_in, low_out, *matrices)
         ctx.experts, ctx.scalings = experts, scalings
-        ctx.kept = (w_in, w_out) if experts.keep else None
+        ctx.kept = None if w_in is None else (w_in, w_out)
         return result
 
     @staticmethod

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MemoryCalibration:
-    """`saved` and `at_work` multiply the bytes of a token's values in one layer (`memory.layer_values`).
+    """`saved` and `at_work` multiply the bytes of a token's values in one layer (`memory.layer_bytes`), `fused_at_work`
+    what is counted of experts that are computed by `model.fused_experts`.
 
     All figures are of gpt-oss-20b's shape on one H200, Unsloth 2026.10.9, torch 2.11.
     """
@@ -21,6 +22,8 @@ class MemoryCalibration:
     # A layer while it is recomputed and differentiated, what is kept of it included: 16.7 → 21.4 GiB from 4 to 16
     # samples of 1,024, and 17.9 at 1 × 8,192.
     at_work: float = 2.45
+    # As it is read in model/fused_experts.py; not measured yet.
+    fused_at_work: float = 1.0
     # Bytes of a logit in Unsloth's fused cross entropy: 40.1 − 39.3 GiB at 2 × 500 tokens of a model in 16 bits.
     logit_bytes: float = 4.0
     # Held by CUDA's allocator in holes, of activations and logits: 14.50 GiB of tensors in 14.61, 15.38 in 15.68.

@@ -55,11 +55,49 @@ class MemoryEstimate:
         return {part.name.replace("_", " "): getattr(self, part.name) for part in fields(self)}
 
 
-def layer_values(shapes: ModelShapes) -> int:
-    """Values that one token makes in one layer, each counted once: norms and residuals, attention, MLP."""
+def attention_values(shapes: ModelShapes) -> int:
+    """Values that one token makes in one layer, each counted once: norms and residuals, attention."""
     queries, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
-    attention = 6 * shapes.hidden + 3 * queries + 2 * keys
-    return attention + max(shapes.experts_per_token, 1) * (2 * shapes.hidden + 3 * shapes.intermediate)
+    return 6 * shapes.hidden + 3 * queries + 2 * keys
+
+
+def mlp_values(shapes: ModelShapes) -> int:
+    """The same of the MLP, or of the experts that a token goes through."""
+    return max(shapes.experts_per_token, 1) * (2 * shapes.hidden + 3 * shapes.intermediate)
+
+
+def fuses_experts(shapes: ModelShapes, job: JobConfig) -> bool:
+    """Whether experts are computed by `model.fused_experts`."""
+    rank_fits = job.lora.r % 8 == 0
+    return job.performance.fused_experts and shapes.is_moe and set(shapes.experts_held) == {"nf4"} and rank_fits
+
+
+@dataclass(frozen=True)
+class LayerBytes:
+    """Bytes of one layer: for each token `saved` when it is not recomputed, and `at_work` while it is differentiated
+    (what is kept of it included); and of its experts' weights that are `dequantized` at once."""
+
+    saved: float
+    at_work: float
+    dequantized: int
+
+
+def layer_bytes(shapes: ModelShapes, job: JobConfig, calibration: MemoryCalibration) -> LayerBytes:
+    attention, mlp = attention_values(shapes) * shapes.whole_bytes, mlp_values(shapes) * shapes.whole_bytes
+    if not fuses_experts(shapes, job):
+        values = attention + mlp
+        return LayerBytes(calibration.saved * values, calibration.at_work * values, shapes.dequantized_at_once_bytes())
+    # What model.fused_experts keeps: gate and up, interleaved; and at work: those, their gradient, and with it the
+    # gradient of the output, that of the hidden states with the adapter's part of it, and the hidden states.
+    rows = shapes.experts_per_token * shapes.whole_bytes
+    kept = 2 * rows * shapes.intermediate
+    worked = rows * (shapes.hidden + 7 * shapes.intermediate)
+    saved = calibration.saved * attention + kept
+    return LayerBytes(
+        saved,
+        calibration.saved * attention + calibration.fused_at_work * worked,
+        shapes.dequantized_by_fused_experts_bytes(),
+    )
 
 
 def estimate(
@@ -77,17 +115,15 @@ def estimate(
     weights = shapes.weight_bytes() - (shapes.embedding_bytes() if offload_embedding else 0)
     whole_layers = shapes.layers - checkpointed_layers
 
-    token_bytes = layer_values(shapes) * shapes.whole_bytes
+    layer = layer_bytes(shapes, job, calibration)
     hidden_bytes = shapes.hidden * shapes.whole_bytes
     # "unsloth" keeps what a recomputed layer starts from in the host's memory.
     on_gpu = 0 if job.training.gradient_checkpointing == "unsloth" else checkpointed_layers
-    activations = tokens_in_row * (whole_layers * calibration.saved * token_bytes + on_gpu * hidden_bytes)
-    dequantized = shapes.dequantized_at_once_bytes()
-    kept = whole_layers * dequantized if keep_dequantized else 0
+    activations = tokens_in_row * (whole_layers * layer.saved + on_gpu * hidden_bytes)
+    kept = whole_layers * shapes.dequantized_at_once_bytes() if keep_dequantized else 0
 
-    of_layer = calibration.at_work - (0 if checkpointed_layers else calibration.saved)
-    at_work = tokens_in_row * of_layer * token_bytes
-    experts_at_work = 0 if keep_dequantized and not checkpointed_layers else dequantized
+    at_work = tokens_in_row * (layer.at_work - (0 if checkpointed_layers else layer.saved))
+    experts_at_work = 0 if keep_dequantized and not checkpointed_layers else layer.dequantized
     logits = _chunk(tokens_in_row, shapes.vocabulary) * shapes.vocabulary * calibration.logit_bytes
     if logits > at_work + experts_at_work:
         at_work = experts_at_work = 0

@@ -136,6 +136,10 @@ class ModelShapes:
             return self.dequantized_layer_bytes()
         return max(inputs * outputs for inputs, outputs in self.mlp_linears.values()) * self.whole_bytes
 
+    def dequantized_by_fused_experts_bytes(self) -> int:
+        """Of those, what is there at once where experts are computed by `model.fused_experts`: one projection's."""
+        return self.experts * max(inputs * outputs for inputs, outputs in self.mlp_linears.values()) * self.whole_bytes
+
     def _biases(self, linears: Mapping[str, Linear]) -> int:
         return sum(out for name, (_, out) in linears.items() if name in self.biased)
 

@@ -86,9 +86,19 @@ def test_of_our_console_the_choices_are_shown(tmp_path: Path, capsys: pytest.Cap
     assert shown == ["  | plan", "  |   rows  384", "  |   step  loss  learning rate", "  |   a step did not fit"]
 
 
+def test_a_cap_is_of_one_contender_or_of_all() -> None:
+    given = ["--model", "m", "--json", "j", "--contenders", "ours,ours@15.0,trl-2@40", "--cap", "80"]
+    arguments = speed.parse_arguments(given)
+    tasks = [speed.task_of(contender, arguments, Path("f")) for contender in arguments.contenders]
+    assert [task.cap_gib for task in tasks] == [80, 15, 40]
+    assert [task.micro_batch for task in tasks] == [1, 1, 2]
+    assert list(map(str, arguments.contenders)) == ["ours", "ours@15", "trl-2@40"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--contenders", "ours@much"], "invalid contenders value"),
         (["--contenders", "ours,theirs"], "theirs: want ours, notebook, padded or trl-N"),
         (["--contenders", "trl-16"], "--effective-batch 4 is no multiple of it"),
         (["--warm-up", "25"], "want fewer than --steps 25"),
