@@ -1,15 +1,19 @@
 """Where the time goes between a process's start and the end of its first optimizer steps, cold and warm.
 
     python benchmarks/warm_start.py --config config.yaml [--set KEY=VALUE ...] [--starts 2] [--steps 3] [--json FILE]
+        [--profile PHASE]
 
 Trains the job once per start, each in a fresh process with the same cache, and ends it after `--steps` steps. Prints
 seconds since the process's start at the end of each phase, and what torch.compile found in its caches. The first start
-is cold only with an empty cache: GPTOSS_FT_CACHE=$(mktemp -d).
+is cold only with an empty cache: GPTOSS_FT_CACHE=$(mktemp -d). With `--profile` the last start prints which functions
+that phase was spent in (and takes longer): "import unsloth", tokenizer, data, "base model", adapters or trainer.
 """
 
 import argparse
+import cProfile
 import json
 import os
+import pstats
 import subprocess
 import sys
 import tempfile
@@ -22,13 +26,16 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 # What torch counts when a graph is looked for in its caches.
 COUNTERS = ("inductor", "aot_autograd", "frames")
+PROFILE = ".profile.txt"
+# That a profile names.
+FUNCTIONS = 40
 
 
 class Clock:
     """Seconds since the process's start, by phase."""
 
-    def __init__(self, started: float, report: Path) -> None:
-        self._started, self._report = started, report
+    def __init__(self, started: float, report: Path, profile: str | None) -> None:
+        self._started, self._report, self._profile = started, report, profile
         self.phases: dict[str, float] = {}
 
     def note(self, phase: str) -> None:
@@ -36,15 +43,29 @@ class Clock:
 
     def after(self, phase: str, module: ModuleType, name: str, then: Callable[[], None] = lambda: None) -> None:
         """Have `module`'s function `name` note the phase's end, and call `then`, when it returns."""
-        function = getattr(module, name)
+        function: Callable[..., Any] = getattr(module, name)
+        called = self._profiled(function) if phase == self._profile else function
 
         def noted(*args: Any, **kwargs: Any) -> Any:
-            result = function(*args, **kwargs)
+            result = called(*args, **kwargs)
             self.note(phase)
             then()
             return result
 
         setattr(module, name, noted)
+
+    def _profiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, and then a file beside the report of what took most of its time."""
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            profile = cProfile.Profile()
+            result = profile.runcall(function, *args, **kwargs)
+            with self._report.with_suffix(PROFILE).open("w") as stream:
+                for order in (pstats.SortKey.CUMULATIVE, pstats.SortKey.TIME):
+                    pstats.Stats(profile, stream=stream).sort_stats(order).print_stats(FUNCTIONS)
+            return result
+
+        return called
 
     def end(self) -> None:
         """Write the report and end the process."""
@@ -57,12 +78,14 @@ class Clock:
         os._exit(0)
 
 
-def train_a_little(arguments: Sequence[str], started: float, steps: int, report: Path) -> None:
+def train_a_little(
+    arguments: Sequence[str], started: float, steps: int, report: Path, profiled: str | None = None
+) -> None:
     """Run the command line `train` in this process, timed, up to the end of step `steps`."""
     sys.path.insert(0, str(ROOT))
     from gptoss_ft import cli, job
 
-    clock = Clock(started, report)
+    clock = Clock(started, report, profiled)
     clock.note("command line")
     clock.after("device", job, "find_device")
     clock.after("first rows", job, "check_first_rows")
@@ -99,7 +122,7 @@ def _time_the_rest(clock: Clock, steps: int) -> None:
     setattr(CallbackHandler, begin.__name__, begun)
 
 
-def measure(arguments: Sequence[str], starts: int, steps: int) -> list[dict[str, Any]]:
+def measure(arguments: Sequence[str], starts: int, steps: int, profiled: str | None) -> list[dict[str, Any]]:
     """What `starts` processes reported, one after the other."""
     reports = []
     with tempfile.TemporaryDirectory() as folder:
@@ -107,12 +130,16 @@ def measure(arguments: Sequence[str], starts: int, steps: int) -> list[dict[str,
             report = Path(folder, f"{number}.json")
             environment = {**os.environ, "GPTOSS_FT_OUTPUT_ROOT": f"{folder}/outputs-{number}"}
             inside = ["--inside", str(report), "--started", str(time.time()), "--steps", str(steps)]
+            if profiled and number == starts - 1:
+                inside += ["--profile", profiled]
             ended = subprocess.run(
                 [sys.executable, __file__, *inside, *arguments], env=environment, stdout=subprocess.DEVNULL
             )
             if not report.is_file():
                 raise SystemExit(f"start {number} ended with {ended.returncode} before step {steps}")
             reports.append(json.loads(report.read_text()))
+            if report.with_suffix(PROFILE).exists():
+                print(report.with_suffix(PROFILE).read_text())
     return reports
 
 
@@ -137,13 +164,14 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=2, help="processes, one after the other")
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps of each")
     parser.add_argument("--json", type=Path, help="write all that was measured here")
+    parser.add_argument("--profile", metavar="PHASE", help="print what this phase of the last start was spent in")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     options, arguments = parser.parse_known_args()
     if options.inside is not None:
-        train_a_little(arguments, options.started, options.steps, options.inside)
+        train_a_little(arguments, options.started, options.steps, options.inside, options.profile)
         return
-    reports = measure(arguments, options.starts, options.steps)
+    reports = measure(arguments, options.starts, options.steps, options.profile)
     show(reports)
     if options.json is not None:
         options.json.write_text(json.dumps(reports, indent=2) + "\n")

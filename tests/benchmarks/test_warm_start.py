@@ -23,7 +23,7 @@ def test_every_phase_up_to_the_last_step_is_timed(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(JOB)
     ended = subprocess.run(
         [sys.executable, ROOT / "benchmarks/warm_start.py", "--config", "job.yaml", "--starts", "1", "--steps", "2",
-         "--json", "starts.json"],
+         "--json", "starts.json", "--profile", "adapters"],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -32,5 +32,7 @@ def test_every_phase_up_to_the_last_step_is_timed(tmp_path: Path) -> None:
     seconds = list(report["phases"].values())
     assert seconds == sorted(seconds)
     assert 0 < seconds[0] < seconds[-1] < 100
-    assert [line[:18].rstrip() for line in ended.stdout.splitlines()[1 : len(PHASES) + 1]] == PHASES
+    profile, title, table = ended.stdout.partition("until the end of")
+    assert "attach" in profile and "cumulative time" in profile and title
+    assert [line[:18].rstrip() for line in table.splitlines()[1 : len(PHASES) + 1]] == PHASES
     assert not (tmp_path / "outputs").exists()
