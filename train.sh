@@ -2,6 +2,7 @@
 # Run a job in the container, or with --local on this machine without GPU, Docker or hub.
 #
 #   bash train.sh [COMMAND] [--config FILE] [--set KEY=VALUE ...] [--restart]
+#                 [--from CHECKPOINT] [--allow-changed KEY]
 #   bash train.sh --local --config configs/smoke.yaml
 #   bash train.sh COMMAND ...               any command of train.py; the default is train
 #   bash train.sh validate                  what is wrong with config and data (no GPU is asked for);
@@ -13,7 +14,8 @@
 #
 # In the container the current folder is /job (read-only), so paths in the config are relative to it; a
 # config elsewhere is mounted, read-only, at its own path. Results go to OUTPUT_ROOT and belong to the caller.
-# A TERM or INT to this script reaches the job, which saves its state and ends with 75.
+# A TERM, INT, HUP or USR1 to this script reaches the job, which saves its state and ends with 75; so does `docker stop`,
+# which waits for training.grace_seconds and five more.
 #
 # Environment:
 #   OUTPUT_ROOT      folder for results                           (default: outputs)
@@ -144,14 +146,14 @@ show_to_container() { # FILE: sets `target`, its path there; mounts it when it i
     esac
 }
 
-describe_run() { # fills `run`, the arguments of docker run up to the image, and `outputs`
+describe_run() { # fills `run`, what docker run is told of the container, and `outputs`
     local cache name group user
     outputs=$(make_folder "${OUTPUT_ROOT:-outputs}" OUTPUT_ROOT)
     cache=${GPTOSS_FT_CACHE:-~/.cache/gptoss_ft}
     cache=$(make_folder "$cache" GPTOSS_FT_CACHE)
     say "image $image, results in $outputs (there: /outputs), cache in $cache (there: /cache)"
 
-    run=(--rm --pull never --cidfile "$scratch/cid" --stop-timeout 120 --shm-size 8g)
+    run=(--rm --pull never --shm-size 8g)
     # The job needs no privilege and writes to its two folders and /tmp only. (/tmp: Triton loads what it
     # compiled, hence exec.)
     run+=(--read-only --tmpfs '/tmp:rw,exec,nosuid,nodev,mode=1777' --cap-drop ALL --security-opt no-new-privileges)
@@ -164,21 +166,44 @@ describe_run() { # fills `run`, the arguments of docker run up to the image, and
     mount_ "$(realpath .)" /job ,readonly
     mount_ "$outputs" /outputs
     mount_ "$cache" /cache
-    case ${GPUS:-all} in
-        none) run+=(--env NVIDIA_VISIBLE_DEVICES=void) ;; # for engines whose default runtime is NVIDIA's
-        device=*) run+=(--gpus "\"$GPUS\"") ;;            # docker reads CSV: device=0,1 is one field
-        *) run+=(--gpus "${GPUS:-all}") ;;
-    esac
     run+=(--env "GPTOSS_FT_UMASK=$(umask)" --env "GPTOSS_FT_OUTPUT_ROOT=/outputs")
     run+=(--env "GPTOSS_FT_IMAGE_ID=$(docker image inspect --format '{{.Id}}' "$image")")
     # By name: a value on a command line can be read by every user of the machine.
     for name in "${PASSED_ON[@]}" "${!WANDB_@}"; do
         if [[ -v $name ]]; then run+=(--env "$name"); fi
     done
+}
+
+stop_after() { # ARGUMENTS of docker run: sets `seconds`, which `docker stop` waits: the grace period and five more
+    local asked=() grace=
+    seconds=35
+    [[ ${job[0]:-} == @(''|-*|train) && " ${job[*]} " != *' --help '* ]] || return 0
+    local run=("$@")
+    set -- "${job[@]}"
+    while (($# > 0)); do
+        case $1 in
+            --config | --set) asked+=("${@:1:2}") ;;
+            --config=* | --set=*) asked+=("$1") ;;
+        esac
+        shift
+    done
+    # Only the image can read the config. What is wrong with that the job will tell.
+    grace=$(docker run "${run[@]}" --env NVIDIA_VISIBLE_DEVICES=void "$image" setting training.grace_seconds \
+        "${asked[@]}" </dev/null 2>/dev/null) || return 0
+    if [[ $grace =~ ^[0-9]+(\.[0-9]+)?$ ]]; then LC_ALL=C printf -v seconds %.0f "$grace"; seconds=$((seconds + 5)); fi
+}
+
+for_the_job() { # fills `own`, what docker run is told of this container alone
+    own=(--cidfile "$scratch/cid" --stop-timeout "$seconds")
+    case ${GPUS:-all} in
+        none) own+=(--env NVIDIA_VISIBLE_DEVICES=void) ;; # for engines whose default runtime is NVIDIA's
+        device=*) own+=(--gpus "\"$GPUS\"") ;;            # docker reads CSV: device=0,1 is one field
+        *) own+=(--gpus "${GPUS:-all}") ;;
+    esac
     if [[ -t 0 && -t 1 ]]; then
-        run+=(--interactive --tty --env TERM)
+        own+=(--interactive --tty --env TERM)
     elif [[ -t 0 || -p /dev/stdin || -f /dev/stdin ]]; then
-        run+=(--interactive)
+        own+=(--interactive)
     fi
 }
 
@@ -198,6 +223,7 @@ run_client() { # docker run, in the background so that traps run at once; sets `
     if [[ -t 0 && -t 1 ]]; then session=(); fi
     trap 'pass_signal TERM' TERM HUP # a login that ends is a reason to save the state, too
     trap 'pass_signal INT' INT
+    trap 'pass_signal USR1' USR1 # what schedulers warn with
     "${session[@]}" docker run "${run[@]}" "$image" "${job[@]}" <&0 &
     client=$!
     while true; do
@@ -209,7 +235,7 @@ run_client() { # docker run, in the background so that traps run at once; sets `
 }
 
 run_in_container() {
-    local image=${IMAGE:-gptoss_ft:latest} run=() further scratch outputs client signalled code
+    local image=${IMAGE:-gptoss_ft:latest} run=() own=() further scratch outputs seconds client signalled code
     split_words DOCKER_RUN_ARGS further
     need_docker
     # First, so that nobody builds an image for a machine that cannot use it.
@@ -220,7 +246,9 @@ run_in_container() {
     trap "rm -rf $(printf %q "$scratch")" EXIT
     describe_run
     map_config
-    run+=("${further[@]}")
+    stop_after "${run[@]}" "${further[@]}"
+    for_the_job
+    run=("${own[@]}" "${run[@]}" "${further[@]}")
     run_client
     case $code in
         125 | 126 | 127) fail "$EXIT_MACHINE" "docker could not start the container (code $code): it says why above; if that is a read-only file system, try DOCKER_RUN_ARGS=--read-only=false" ;;

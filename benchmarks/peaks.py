@@ -66,7 +66,7 @@ def longest_micro_batch(plan: Plan, case: Case) -> int:
     from gptoss_ft.training.micro_batches import Document, Step, divide
 
     nothing = torch.zeros(case.length, dtype=torch.int64)
-    step = Step(((Document(nothing, nothing),),) * case.samples)
+    step = Step(((Document(nothing, nothing, 0),),) * case.samples)
     return max(micro_batch.tokens for micro_batch in divide(step, plan, BLOCK))
 
 

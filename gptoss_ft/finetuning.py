@@ -33,7 +33,8 @@ from gptoss_ft.reporting.evaluation_report import EVALUATION, show_evaluation
 from gptoss_ft.reporting.files import write_json
 from gptoss_ft.reporting.manifest import Manifest
 from gptoss_ft.reporting.memory_report import MemoryReport, make_memory_report, start_measuring, write_memory_report
-from gptoss_ft.reporting.output_folder import FINAL_MODEL, OutputFolder, better_checkpoint, refuse_other_data
+from gptoss_ft.reporting.output_folder import FINAL_MODEL, OutputFolder, better_checkpoint
+from gptoss_ft.reporting.same_job import REVISION, data_changes, weights_changes
 from gptoss_ft.reporting.step_log import StepLog
 from gptoss_ft.runtime import Device, direct_wandb, evaluation_wanted, limit_gpu_memory, release_cached_memory
 from gptoss_ft.training.callbacks import StepReporter
@@ -42,11 +43,13 @@ from gptoss_ft.training.trainer import build_trainer, run
 
 @dataclass(frozen=True)
 class Tuned:
-    """The adapter's folder, every logged loss (nats a token), and what memory it took."""
+    """The adapter's folder, every logged loss (nats a token), what memory it took, and the run's manifest, in which it
+    has not yet finished."""
 
     final_model: Path
     losses: list[float]
     memory: MemoryReport
+    manifest: Manifest
 
 
 def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: OutputFolder, console: Console) -> Tuned:
@@ -55,7 +58,8 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
     tokenizer = load_job_tokenizer(job.model)
     with narration.preparing(console) as progress:
         data = prepare(job, entries, tokenizer, progress)
-    refuse_other_data(output, data.summary.fingerprint)
+    data_facts = data.summary.as_facts()
+    output = output.accepting(data_changes(output.earlier, data_facts), "dataset.path")
     narration.show_data(console, data.summary, job)
     if job.training.eval_steps is not None:
         require_held_out(data, "Set dataset.eval_fraction, or null for training.eval_steps.")
@@ -76,7 +80,9 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
 
     # The commit of the hub's repository; None for a folder.
     base = {"repository": repository, "commit": getattr(model.config, "_commit_hash", None)}
-    manifest = Manifest(output.path, job, device, data.summary.as_facts(), {**base, **asdict(facts)})
+    output = output.accepting(weights_changes(output.earlier, base["commit"]), REVISION).gone_back()
+    narration.show_differences(console, output)
+    manifest = Manifest(output.path, job, device, data_facts, {**base, **asdict(facts)}, output.history)
     manifest.write("running")
     write_job_file(job, output.path)
     direct_wandb(output.path, job.tracking.project)
@@ -98,13 +104,12 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
     log = StepLog(output, console)
     # Read now: training may remove the checkpoint.
     baseline, started = start_measuring(device), time.monotonic() - output.earlier_seconds
-    if output.is_complete:
+    if output.is_complete(job.training):
         # Stopped between its last step and final_model: another step would be one too many.
         load_existing(model, str(output.resume_from))
-    elif not run(trainer, StepReporter(log, device), output.resume_from):
+    elif not run(trainer, StepReporter(log, device, job.training.loss_alarm), output.resume_from):
         manifest.write("interrupted")
-        done = f"{trainer.state.global_step} of {trainer.state.max_steps} steps"
-        raise Interrupted(f"interrupted after {done}, the state is saved", "The same command continues.")
+        raise Interrupted(trainer.stop.told(trainer.state), output.start.how_to_continue)
     if job.training.load_best_model_at_end and (best := better_checkpoint(output.path)):
         narration.show_best(console, best)
         if best.wrong is None:
@@ -126,5 +131,5 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
     if asks:
         show_samples(console, samples_after(model, tokenizer, job, output.path))
     result = asdict(log.records[-1]) if log.records else None
-    manifest.write("finished", result=result, evaluation=evaluation)
-    return Tuned(final_model, [record.loss for record in log.records], memory)
+    manifest.write("running", result=result, evaluation=evaluation)
+    return Tuned(final_model, [record.loss for record in log.records], memory, manifest)

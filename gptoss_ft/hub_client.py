@@ -2,30 +2,30 @@
 
 huggingface_hub 1.33 tries HEAD requests and listings again, and goes on with a file whose connection was closed or
 timed out. It does not try again what the hub answers with 5xx to a GET, begins a file anew whose connection was reset,
-and compares a file's length but not its hash.
+and compares a file's length but not its hash (`hub_hashes`).
 """
 
 import functools
-import hashlib
 import logging
-import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
 from gptoss_ft.errors import HubError
 from gptoss_ft.hub_errors import causes
-from gptoss_ft.runtime import cache_folder, hub_cache
+from gptoss_ft.hub_hashes import Repositories, remove_damaged
+from gptoss_ft.reporting.console import TOLD
 
 # Seconds before each further try. A hub that is down for longer is for a person to look at.
 WAITS = (2.0, 4.0, 8.0, 16.0)
 # The hub counts requests in windows of five minutes.
 LONGEST_WAIT = 300.0
+# What takes longer is told on the screen.
+UNTOLD_WAIT = 5.0
 BROKEN_OFF = (
     httpx.ReadError, httpx.WriteError, httpx.ReadTimeout, httpx.WriteTimeout, httpx.RemoteProtocolError,
 )  # fmt: skip
@@ -39,6 +39,7 @@ def patiently(call: Callable[[], Answer]) -> Answer:
     """The answer of `call`, asked again after a while where hub or network failed in a way that passes. The last error
     is raised as it is; one that does not pass is the last."""
     _go_on_after_reset()
+    _tell_of_clients_waits()
     for wait in WAITS:
         try:
             return call()
@@ -47,9 +48,13 @@ def patiently(call: Callable[[], Answer]) -> Answer:
             if passing is None:
                 raise
             why, seconds = passing
-            _log.warning("%s; trying again in %.0f s", why, seconds)
+            _tell(why, seconds)
             time.sleep(seconds)
     return call()
+
+
+def _tell(why: str, seconds: float) -> None:
+    _log.warning("%s; trying again in %.0f s", why, seconds, extra=TOLD if seconds > UNTOLD_WAIT else None)
 
 
 def _passing(error: Exception, wait: float) -> tuple[str, float] | None:
@@ -64,7 +69,8 @@ def _passing(error: Exception, wait: float) -> tuple[str, float] | None:
             if response.status_code not in TRANSIENT or response.request.method == "HEAD":
                 return None
             wait = _asked_to_wait(response.headers) or wait
-            return (f"the hub answered {response.status_code}", wait) if wait <= LONGEST_WAIT else None
+            why = f"the hub answered {response.status_code} to {response.request.url.path}"
+            return (why, wait) if wait <= LONGEST_WAIT else None
         # Not where no connection came about: no network is told at once.
         if isinstance(link, BROKEN_OFF):
             return "the connection to the hub broke off", wait
@@ -81,6 +87,30 @@ def _asked_to_wait(headers: httpx.Headers) -> float | None:
         return float(limit.reset_in_seconds + 1)
     after = headers.get("Retry-After", "")
     return float(after) if after.isdigit() else None
+
+
+class _ClientsWaits(logging.Filter):
+    """Takes what the hub's client logs of its own further tries, and says it as we do (huggingface_hub 1.33)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._why: dict[int | None, str] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        words = record.getMessage()
+        if failed := re.match(r"HTTP Error (\d+) thrown while requesting \w+ (\S+)", words):
+            self._why[record.thread] = f"the hub answered {failed[1]} to {httpx.URL(failed[2]).path}"
+        elif wait := re.match(r"(?:Rate limited\. Waiting|Retrying in) ([\d.]+)s", words):
+            _tell(self._why.pop(record.thread, "the connection to the hub broke off"), float(wait[1]))
+        return False
+
+
+@functools.cache
+def _tell_of_clients_waits() -> None:
+    """Else nobody sees them: the client's log is set to errors (`prepare_environment`)."""
+    clients = logging.getLogger("huggingface_hub.utils._http")
+    clients.setLevel(logging.WARNING)
+    clients.addFilter(_ClientsWaits())
 
 
 class _Body(httpx.SyncByteStream):
@@ -127,14 +157,12 @@ def fetch_snapshot(repository: str, **options: Any) -> Path:
     return unharmed(repository, "models", download, download)
 
 
-def unharmed(
-    name: str, kind: Literal["models", "datasets"], fetch: Callable[[], Answer], again: Callable[[], Answer]
-) -> Answer:
+def unharmed(name: str, kind: Repositories, fetch: Callable[[], Answer], again: Callable[[], Answer]) -> Answer:
     """What `fetch` makes of a repository's files, or `again` where one of them had arrived damaged. `HubError` where
     one is damaged then, too."""
 
     def damaged() -> list[str]:
-        return remove_damaged((hub_cache() / f"{kind}--{name.replace('/', '--')}").glob("snapshots/**/*"))
+        return remove_damaged(name, kind)
 
     try:
         fetched = fetch()
@@ -152,59 +180,3 @@ def unharmed(
             "Try again, without a proxy or mirror that changes files (https_proxy, HF_ENDPOINT).",
         )
     return fetched
-
-
-def remove_damaged(files: Iterable[Path]) -> list[str]:
-    """Compare files of the hub's cache with their hashes, once each, and take out those that differ. Returns their
-    names.
-
-    The cache names a file's content (`blobs/HASH`) by the SHA-256 that the hub has of it, or for small files by git's
-    SHA-1; what is no link to such a name is left alone. What was compared is noted in our own cache folder.
-    """
-    blobs = {path: path.parent / os.readlink(path) for path in files if path.is_symlink() and path.exists()}
-    unknown = {path: blob for path, blob in blobs.items() if blob.parent.name == "blobs" and not _is_noted(blob)}
-    with ThreadPoolExecutor(max_workers=4) as threads:
-        right = dict(zip(unknown, threads.map(_is_right, unknown.values()), strict=True))
-    for path, blob in unknown.items():
-        if right[path]:
-            _note(blob)
-        else:
-            _log.warning("%s is damaged and is fetched again", path)
-            path.unlink()
-            blob.unlink(missing_ok=True)
-    return sorted(path.name for path, is_right in right.items() if not is_right)
-
-
-def _is_right(blob: Path) -> bool:
-    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
-        return True
-    with blob.open("rb") as stream:
-        if len(blob.name) == 64:
-            return hashlib.file_digest(stream, "sha256").hexdigest() == blob.name
-        digest = hashlib.sha1(b"blob %d\0" % blob.stat().st_size, usedforsecurity=False)
-        while piece := stream.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest() == blob.name
-
-
-def _is_noted(blob: Path) -> bool:
-    try:
-        return _note_of(blob).read_text(encoding="ascii") == _state(blob)
-    except OSError:
-        return False
-
-
-def _note(blob: Path) -> None:
-    note = _note_of(blob)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(_state(blob), encoding="ascii")
-
-
-def _note_of(blob: Path) -> Path:
-    return cache_folder() / "compared" / blob.name
-
-
-def _state(blob: Path) -> str:
-    """What changes when the file is written again."""
-    stat = blob.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"

@@ -116,6 +116,12 @@ def _unreachable(error: BaseException, name: str, key: str) -> JobError | None:
     import requests
     from huggingface_hub import errors as hub
 
+    if isinstance(error, hub.FileMetadataError):
+        return HubError(
+            f"what answers for {name} does not answer as the hub does: {str(error).splitlines()[0]}",
+            "Check HF_ENDPOINT and the proxy (https_proxy).",
+            key,
+        )
     # datasets makes a ConnectionError with the name of the hub's exception in brackets.
     is_offline = isinstance(error, ConnectionError) and "OfflineModeIsEnabled" in str(error)
     if is_offline or isinstance(error, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled):

@@ -18,7 +18,7 @@ from gptoss_ft.publishing.model_card import check_card, write_card
 from gptoss_ft.publishing.run_facts import read_facts
 from gptoss_ft.reporting import narration
 from gptoss_ft.reporting.console import LIBRARIES_LOG, make_console, quiet_libraries
-from gptoss_ft.reporting.output_folder import claimed_folder
+from gptoss_ft.reporting.output_folder import AS_EVER, Start, claimed_folder
 from gptoss_ft.runtime import find_device, import_unsloth, prepare_environment
 
 
@@ -31,7 +31,7 @@ class RunResult:
     losses: list[float]
 
 
-def train(loaded: LoadedConfig, restart: bool = False) -> RunResult:
+def train(loaded: LoadedConfig, start: Start = AS_EVER) -> RunResult:
     """Run the whole job. Raises `JobError` for everything that a user can mend; `key` names its setting."""
     job, console = loaded.job, make_console()
     narration.show_config(console, loaded)
@@ -42,7 +42,7 @@ def train(loaded: LoadedConfig, restart: bool = False) -> RunResult:
     entries = open_entries(job)
     check_first_rows(entries)
 
-    with claimed_folder(job, restart) as output, data_ahead(job) as ahead:
+    with claimed_folder(job, start) as output, data_ahead(job) as ahead:
         narration.show_start(console, device, output, "nowhere: HF_TOKEN is not set" if lacks_token(job) else repo_id)
         with quiet_libraries(output.path / LIBRARIES_LOG):
             read_weights_ahead(job.model)
@@ -53,8 +53,9 @@ def train(loaded: LoadedConfig, restart: bool = False) -> RunResult:
             from gptoss_ft.finetuning import finetune
 
             tuned = finetune(job, entries, device, output, console)
-        # Last, because it tells of all before it.
+        # Last, because it tells of all before it; without it the same command has still something to do.
         write_card(tuned.final_model, read_facts(output.path), job, "adapter", repo_id)
+        tuned.manifest.write("finished")
         narration.show_end(console, tuned.memory, device, tuned.final_model)
         if repo_id is not None:
             narration.show_pushed(console, push(tuned.final_model, repo_id, job))

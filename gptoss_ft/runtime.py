@@ -17,6 +17,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,16 @@ class Device:
 
 def output_root() -> Path:
     return Path(os.environ.get("GPTOSS_FT_OUTPUT_ROOT") or "outputs")
+
+
+def named_folder(name: str) -> Path:
+    """The folder that a command line names. outputs/NAME is that of the output root, wherever it lies: a container has
+    it elsewhere than the model card says."""
+    folder = Path(name).expanduser()
+    if folder.parts[:1] == ("outputs",):
+        in_root = output_root().joinpath(*folder.parts[1:])
+        folder = in_root if in_root.exists() else folder
+    return folder
 
 
 def cache_folder() -> Path:
@@ -331,6 +342,13 @@ def release_cached_memory(device: Device) -> None:
 
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def process_seconds() -> float:
+    """How long ago this process began."""
+    # Behind the name, which may hold blanks and brackets, the 20th field: ticks from the machine's start.
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_resident_gib() -> float:

@@ -37,7 +37,7 @@ from gptoss_ft.runtime import (
     cache_folder,
     find_device,
     import_unsloth,
-    output_root,
+    named_folder,
     prepare_environment,
 )
 
@@ -121,7 +121,7 @@ def find_subject(model: str | None, config: Path | None, overrides: Sequence[str
     what is named by its hub id, unless it is a base model. Raises `JobError`."""
     if model is None or model in ("base", FINAL_MODEL, MERGED_MODEL) or CHECKPOINT_NAME.fullmatch(model):
         return _of_config(model or FINAL_MODEL, config, overrides)
-    folder = _place(model)
+    folder = named_folder(model)
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         downloaded = _downloaded(model)
         if downloaded is None:
@@ -134,16 +134,6 @@ def find_subject(model: str | None, config: Path | None, overrides: Sequence[str
             f"Name a folder, a hub id, base, {FINAL_MODEL}, {MERGED_MODEL} or {CHECKPOINT}N.",
         )
     return _of_folder(model, folder, config, overrides)
-
-
-def _place(model: str) -> Path:
-    """The folder that `--model` names. outputs/NAME is that of the output root, wherever that lies: a container has it
-    elsewhere than the model card says."""
-    folder = Path(model).expanduser()
-    if folder.parts[:1] == ("outputs",):
-        in_root = output_root().joinpath(*folder.parts[1:])
-        folder = in_root if in_root.exists() else folder
-    return folder
 
 
 def _load(config: Path | None, overrides: Sequence[str]) -> LoadedConfig:

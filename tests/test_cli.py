@@ -20,6 +20,7 @@ import pytest
 from gptoss_ft import cli, job
 from gptoss_ft.config import LoadedConfig
 from gptoss_ft.errors import ExitCode, Interrupted
+from gptoss_ft.reporting.output_folder import Start
 
 ROOT = Path(__file__).parents[1]
 JOB = """\
@@ -421,7 +422,7 @@ def test_a_switch_that_says_neither_yes_nor_no(train: Run, monkeypatch: pytest.M
 
 
 def raise_in_training(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
-    def train(loaded: LoadedConfig, restart: bool = False) -> None:
+    def train(*_: object) -> None:
         act()
 
     monkeypatch.setattr(job, "train", train)
@@ -496,14 +497,49 @@ def test_a_defect_keeps_its_traceback_without_a_token(
 def test_the_command_train_may_be_left_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, bool]] = []
 
-    def train(loaded: LoadedConfig, restart: bool = False) -> None:
-        seen.append((loaded.source.path, restart))
+    def train(loaded: LoadedConfig, start: Start) -> None:
+        seen.append((loaded.source.path, start.restart))
 
     monkeypatch.setattr(job, "train", train)
     Path("config.yaml").write_text(JOB, encoding="utf-8")
     for arguments in ((), ("train",), ("--config", "job.yaml"), ("train", "--config", "job.yaml", "--restart")):
         assert run(*arguments).code == ExitCode.DONE
     assert seen == [("config.yaml", False), ("config.yaml", False), ("job.yaml", False), ("job.yaml", True)]
+
+
+def test_how_a_run_begins_is_handed_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Start] = []
+    monkeypatch.setattr(job, "train", lambda loaded, start: seen.append(start))
+    arguments = ("--from", "checkpoint-2", "--allow-changed", "training.learning_rate", "--allow-changed", "code")
+    assert run("--config", "job.yaml", *arguments).code == ExitCode.DONE
+    assert seen == [Start(False, "checkpoint-2", ("training.learning_rate", "code"))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--restart", "--from", "checkpoint-2"), "give either --restart or --from"),
+        (("--allow-changed", "lora.rank"), "lora.rank is no key of the config, nor code or data"),
+    ],
+)
+def test_options_that_contradict_or_name_nothing(run: Run, arguments: tuple[str, ...], words: str) -> None:
+    ended = run("--config", "job.yaml", *arguments)
+    assert (ended.code, words in " ".join(ended.stderr.replace("│", "").split())) == (ExitCode.CONFIG, True)
+
+
+def test_an_interruption_of_what_would_begin_anew(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    raise_in_training(monkeypatch, lambda: signal.raise_signal(signal.SIGTERM))
+    run("--config", "job.yaml", "--restart").check(
+        ExitCode.INTERRUPTED,
+        "stopped: at once; steps since the last checkpoint, if any, are lost",
+        "The same command, without --restart, continues.",
+    )
+
+
+def test_a_checkpoint_that_is_not_there(run: Run) -> None:
+    run("--config", "job.yaml", "--from", "checkpoint-7").check(
+        ExitCode.DATA, "error: there is no checkpoint outputs/run/checkpoint-7", "outputs/run holds none."
+    )
 
 
 # The same through the process that a user starts.

@@ -1,25 +1,31 @@
 """The real client against a hub on this machine that misbehaves: downloads go on, and end whole or in one sentence."""
 
+import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import config as datasets_config
-from download_hub import DownloadHub, Fault, download_hub
+from download_hub import DownloadHub, download_hub
 from huggingface_hub import constants
+from local_hub import Fault
 from rich.console import Console
 
+from gptoss_ft import hub_hashes
 from gptoss_ft.config import DatasetSection, ModelSection
 from gptoss_ft.data.sources import open_source
 from gptoss_ft.data.tokenizer import load_tokenizer
 from gptoss_ft.errors import DataError, ExitCode, HubError, JobError
 from gptoss_ft.model.loading import fetch
 from gptoss_ft.model.repository import bytes_to_fetch, find_repository
+from gptoss_ft.reporting.console import make_console, quiet_libraries
 
 NAME = "ann/model"
 MODEL = ModelSection(name=NAME, load_in_4bit=False, max_seq_length=64)
@@ -90,11 +96,17 @@ def rows() -> DatasetSection:
 
 @pytest.mark.parametrize("answer", ["reset", "short"])
 def test_a_connection_that_ends_in_mid_file_goes_on_from_there(hub: DownloadHub, tmp_path: Path, answer: str) -> None:
-    hub.faults.append(Fault("GET", WEIGHTS, answer, times=2))  # type: ignore[arg-type]
+    hub.faults.append(Fault("GET", WEIGHTS, answer, times=2))
     assert fetched(tmp_path) == hub.files[NAME]
     size = len(hub.files[NAME][WEIGHTS])
     first = size // 2 // PIECE * PIECE
-    assert hub.begins(WEIGHTS) == [None, first, first + (size - first) // 2 // PIECE * PIECE]
+    begins = hub.begins(WEIGHTS)
+    if answer == "short":
+        assert begins == [None, first, first + (size - first) // 2 // PIECE * PIECE]
+    else:
+        # A reset takes along what had arrived and was not read yet, which is all of it where the machine is busy.
+        assert begins[0] is None and len(begins) == 3
+        assert 0 <= (begins[1] or 0) <= first and (begins[1] or 0) <= (begins[2] or 0) < size
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
@@ -138,6 +150,108 @@ def test_other_bytes_of_the_same_length_are_found_and_fetched_again(
     hub.faults.append(Fault("GET", f"resolve/.*/{name}", "flip", times=1))
     assert fetched(tmp_path) == hub.files[NAME]
     assert hub.begins(name) == [None, None]
+
+
+def sha1(content: bytes) -> str:
+    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
+
+
+# ETags of mirrors: hashes in the form of git's that are none of git's, and in another form.
+ETAGS: dict[str, Callable[[bytes], str]] = {
+    "sha1": sha1,
+    "salted": lambda content: sha1(b"another than git's" + content),
+    "md5": lambda content: hashlib.md5(content, usedforsecurity=False).hexdigest(),
+}
+
+
+@pytest.mark.parametrize("etag", ETAGS.values(), ids=ETAGS)
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
+def test_files_of_a_mirror_are_compared_with_the_list_of_hashes(
+    hub: DownloadHub, tmp_path: Path, etag: Callable[[bytes], str], name: str
+) -> None:
+    hub.etag = etag
+    hub.faults.append(Fault("GET", f"resolve/.*/{name}", "flip", times=1))
+    assert fetched(tmp_path) == hub.files[NAME]
+    assert {file: len(hub.begins(file)) for file in hub.files[NAME]} == {
+        file: 2 if file == name else 1 for file in hub.files[NAME]
+    }
+    before = len(hub.asked("POST", "paths-info"))
+    assert fetched(tmp_path) == hub.files[NAME]
+    assert len(hub.asked("POST", "paths-info")) == before > 0
+
+
+@pytest.mark.parametrize("etag", ETAGS.values(), ids=ETAGS)
+def test_files_of_a_mirror_without_hashes_are_used_and_not_called_compared(
+    hub: DownloadHub, tmp_path: Path, etag: Callable[[bytes], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.etag = etag
+    hub.faults.append(Fault("POST", "paths-info", 404))
+    for _ in range(2):
+        caplog.clear()
+        assert fetched(tmp_path) == hub.files[NAME]
+        assert len([words for words in caplog.messages if "was not compared" in words]) == len(hub.files[NAME])
+    assert all(len(hub.begins(file)) == 1 for file in hub.files[NAME])
+    assert not (tmp_path / "cache" / "compared").exists()
+
+
+def test_what_gives_no_etag_is_no_hub(hub: DownloadHub, tmp_path: Path) -> None:
+    hub.etag = lambda content: None
+    with pytest.raises(HubError) as caught:
+        fetched(tmp_path)
+    assert caught.value.message.startswith(f"what answers for {NAME} does not answer as the hub does: ")
+
+
+def test_two_processes_may_find_the_same_file_damaged(
+    hub: DownloadHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched(tmp_path)
+    (path,) = (tmp_path / "hub").glob(f"models--ann--model/snapshots/*/{WEIGHTS}")
+    whole = path.read_bytes()
+    shutil.rmtree(tmp_path / "cache" / "compared")
+    has_hash = hub_hashes._has_hash
+
+    for other in (lambda: path.resolve().unlink(), lambda: path.resolve().write_bytes(whole)):
+        path.resolve().write_bytes(whole[::-1])
+
+        def beside(file: Any, wanted: str, other: Callable[[], object] = other) -> bool:
+            found = has_hash(file, wanted)
+            if not found:
+                other()
+            return found
+
+        monkeypatch.setattr(hub_hashes, "_has_hash", beside)
+        assert fetched(tmp_path) == hub.files[NAME]
+        monkeypatch.setattr(hub_hashes, "_has_hash", has_hash)
+        # What the other has fetched is not fetched again.
+    assert len(hub.begins(WEIGHTS)) == 2
+
+
+def test_a_long_wait_is_told_on_the_screen(
+    hub: DownloadHub, tmp_path: Path, waits: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_console()
+    hub.faults.append(Fault("GET", "api/models/ann/model/revision", 503, times=3))
+    with quiet_libraries(tmp_path / "libraries.log"):
+        assert fetched(tmp_path) == hub.files[NAME]
+    assert waits == [2, 4, 8]
+    told = "the hub answered 503 to /api/models/ann/model/revision/main; trying again in"
+    assert capsys.readouterr().out == f"{told} 8 s\n"
+    log = (tmp_path / "libraries.log").read_text()
+    assert [f"{told} {seconds} s" in log for seconds in (2, 4, 8)] == [True] * 3
+
+
+def test_a_wait_of_the_hubs_own_client_is_told_in_the_same_words(
+    hub: DownloadHub, tmp_path: Path, waits: list[float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_console()
+    hub.faults.append(Fault("HEAD", WEIGHTS, 429, times=2, headers={"RateLimit": '"resolvers";r=0;t=55'}))
+    assert fetched(tmp_path) == hub.files[NAME]
+    assert waits == [56]
+    path = f"/{NAME}/resolve/{'c' * 40}/{WEIGHTS}"
+    # As lines of their own, and nothing of the client's beside it.
+    told, others = capfd.readouterr()
+    assert told == f"the hub answered 429 to {path}; trying again in 56 s\n"
+    assert "Rate limited" not in others
 
 
 def test_a_file_that_is_damaged_twice_is_told_and_not_kept(hub: DownloadHub, tmp_path: Path) -> None:

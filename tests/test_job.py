@@ -18,7 +18,7 @@ from gptoss_ft import finetuning, job
 from gptoss_ft.config import LoadedConfig, load_job_config
 from gptoss_ft.errors import DataError, Interrupted, NotFiniteError, OutputError, SettingError
 from gptoss_ft.job import RunResult
-from gptoss_ft.reporting.output_folder import claimed_folder
+from gptoss_ft.reporting.output_folder import Start, claimed_folder
 
 SMALL = """
 model: {name: tiny/gpt-oss, max_seq_length: 256, load_in_4bit: false, dtype: float32, device: cpu}
@@ -41,7 +41,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Loade
 
 @pytest.fixture
 def run(load: Callable[..., LoadedConfig]) -> Run:
-    return lambda *overrides, restart=False: job.train(load(*overrides), restart)
+    return lambda *overrides, restart=False: job.train(load(*overrides), Start(restart))
 
 
 def test_packed_rows_are_what_a_step_takes(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,7 +208,7 @@ def test_the_same_command_continues_after_an_interruption(run: Run, interrupted_
 
 
 def test_an_unfinished_job_of_another_config_is_not_continued(run: Run, interrupted_run: None) -> None:
-    with pytest.raises(OutputError, match=r"unfinished job whose config differs in training.learning_rate"):
+    with pytest.raises(OutputError, match=r"changed:\n  training.learning_rate: 0.005 → 0.001$"):
         run("training.learning_rate=1e-3")
 
 
@@ -226,7 +226,9 @@ def test_an_unfinished_job_on_changed_rows_is_not_continued(
         patched.setattr(finetuning, "build_trainer", lambda *args: [t := build(*args), t.add_callback(SignalAt(1))][0])
         job.train(loaded)
     rows("Good day")
-    with pytest.raises(OutputError, match="the rows changed since it began"):
+    with pytest.raises(
+        OutputError, match=r"changed:\n  data: 1 rows, 1 samples, sha256 \w{12} → 1 rows, 1 samples, sha256 \w{12}$"
+    ):
         job.train(loaded)
 
 
@@ -327,9 +329,9 @@ def test_an_adapter_of_another_scale_is_refused(run: Run) -> None:
 def test_a_second_run_on_the_same_folder_is_refused_while_the_first_lives(load: Callable[..., LoadedConfig]) -> None:
     claimed = load().job
     refused = pytest.raises(OutputError, match="another run is writing to")
-    with claimed_folder(claimed, restart=False), refused, claimed_folder(claimed, restart=True):
+    with claimed_folder(claimed), refused, claimed_folder(claimed, Start(restart=True)):
         pass
-    with claimed_folder(claimed, restart=False) as output:
+    with claimed_folder(claimed) as output:
         assert output.resume_from is None
 
 

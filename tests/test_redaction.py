@@ -3,11 +3,14 @@
 import io
 import logging
 import warnings
+from collections.abc import Collection
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from gptoss_ft.redaction import RedactedStream, redacted
+from gptoss_ft import redaction
+from gptoss_ft.redaction import RedactedStream, redact_log_records, redacted
 from gptoss_ft.reporting.console import quiet_libraries
 
 HUB = "hf_" + "K4" * 17
@@ -61,7 +64,59 @@ def test_a_token_in_pieces_is_hidden() -> None:
         stream.write(piece)
     assert target.getvalue() == "sent (token) once\n"
     stream.flush()
+    assert target.getvalue() == "sent (token) once\nand again "
+    stream.close()
     assert target.getvalue() == "sent (token) once\nand again (token)"
+    assert not target.closed
+
+
+@pytest.mark.parametrize("secret", [HUB, KEY, "https://ann:pass@proxy/x", "of several words, as said"])
+def test_a_flush_between_two_pieces_shows_neither(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", KEY)
+    monkeypatch.setenv("MY_PASSWORD", "of several words, as said")
+    for cut in range(1, len(secret)):
+        target = io.StringIO()
+        stream = RedactedStream(target)
+        for piece in ("by ", secret[:cut], secret[cut:], " and more"):
+            stream.write(piece)
+            stream.flush()
+        stream.close()
+        assert target.getvalue() == f"by {redacted(secret)} and more"
+        assert redacted(secret) != secret
+
+
+def test_what_a_thread_flushes_stays_before_what_another_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = io.StringIO()
+    stream = RedactedStream(target)
+    stream.write("half ")
+    other = Thread(target=stream.write, args=("whole\n",))
+
+    def meanwhile(text: str, secrets: Collection[str]) -> str:
+        if text == "half ":
+            other.start()
+            # It cannot end: it waits for what is flushed.
+            other.join(0.1)
+        return text
+
+    monkeypatch.setattr(redaction, "redacted", meanwhile)
+    stream.flush()
+    other.join()
+    assert target.getvalue() == "half whole\n"
+
+
+def test_what_a_library_logs_shows_none_wherever_it_goes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = logging.getLogRecordFactory()
+    try:
+        redact_log_records()
+        logging.getLogger("library").warning("asked %s with %s", "http://ann:password@host/api", {"token": HUB})
+        logging.getLogger("library").warning("100 %")
+    finally:
+        logging.setLogRecordFactory(before)
+    assert [record.getMessage() for record in caplog.records] == [
+        "asked http://(token)@host/api with {'token': '(token)'}", "100 %",
+    ]  # fmt: skip
 
 
 def test_the_libraries_log_shows_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -149,3 +150,11 @@ def test_wandb_is_not_imported_where_nobody_has_a_key() -> None:
 
     assert sys.modules["wandb"] is None
     assert not accelerates() and not transformers_()
+
+
+def test_a_process_knows_how_long_it_has_been_running() -> None:
+    code = "from gptoss_ft.runtime import process_seconds; print(process_seconds())"
+    began = time.monotonic()
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    # The kernel counts in hundredths of a second.
+    assert 0 < float(said) < time.monotonic() - began + 0.02

@@ -11,7 +11,8 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
-from download_hub import DownloadHub, Fault, download_hub
+from download_hub import DownloadHub, download_hub
+from local_hub import Fault
 
 from gptoss_ft.errors import ExitCode
 
@@ -168,7 +169,7 @@ def test_a_token_in_the_config_is_refused_and_not_told(place: Place) -> None:
     secrets = [
         f"project: {TOKENS['WANDB_API_KEY']}",
         f"run_name: a-{TOKENS['SERVICE_API_KEY']}",
-        "run_name: " + "hf_" + "x" * 34,
+        "run_name: " + "hf_" + "aBcDeFgH" * 4 + "iJ",
     ]
     for secret in secrets:
         config.write_text(JOB.replace("report_to: [tensorboard]", secret))

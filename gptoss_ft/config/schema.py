@@ -283,6 +283,37 @@ class TrainingSection(Section):
         default=True,
         description="With eval_steps: final_model is the checkpoint with the lowest evaluation loss, not the last.",
     )
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        default="stop",
+        description=(
+            "A step whose loss or gradient is not finite: stop ends the run before it changes a weight, with its rows "
+            "named; skip leaves the step out."
+        ),
+    )
+    max_skipped_steps: PositiveInt = Field(
+        default=3, description="With on_nonfinite: skip, the most steps that are left out; one more stops the run."
+    )
+    loss_alarm: float | None = Field(
+        default=2.0,
+        gt=1,
+        description=(
+            "Tell, once, when the mean loss of the last 10 log lines rises past this multiple of the lowest such mean; "
+            "null never does."
+        ),
+    )
+    grace_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        description="Seconds after a signal to stop (TERM, INT, HUP, USR1) within which the state is saved.",
+    )
+    time_limit: float | None = Field(
+        default=None,
+        gt=0,
+        description=(
+            "Minutes from the program's start after which training stops with its state saved, in good time; null: no "
+            "limit."
+        ),
+    )
     seed: int = Field(
         default=3407,
         ge=0,

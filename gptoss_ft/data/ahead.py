@@ -7,6 +7,7 @@ prepares lies in the cache afterwards, where `prepare` finds it.
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from gptoss_ft import errors
 from gptoss_ft.config import JobConfig
 from gptoss_ft.data.entries import open_entries
 from gptoss_ft.data.summary import Progress
+from gptoss_ft.reporting.console import TOLD, show_told
 from gptoss_ft.runtime import fresh_environment, prepare_environment
 
 # With fewer, the two processes would take cores from each other: an import keeps one busy, rendering all.
@@ -26,6 +28,9 @@ KINDS: dict[str, type[errors.JobError]] = {
     kind.__name__: kind
     for kind in (errors.SettingError, errors.DataError, errors.OutputError, errors.MachineError, errors.HubError)
 }
+
+
+_log = logging.getLogger(__name__)
 
 
 class DataAhead:
@@ -45,6 +50,9 @@ class DataAhead:
             except ValueError:
                 # The last words of a process that was ended, or a library's.
                 return
+            if "notice" in said:
+                _log.warning("%s", said["notice"], extra=TOLD)
+                continue
             if "kind" in said:
                 raise KINDS[said["kind"]](said["message"], said["cure"], said["key"])
             progress(said["rows"], said["samples"])
@@ -63,6 +71,8 @@ def data_ahead(job: JobConfig) -> Iterator[DataAhead]:
     with subprocess.Popen(
         [sys.executable, "-m", __name__],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=fresh_environment(),
+        # What a terminal sends to its group is this process's to heed.
+        process_group=0,
     ) as process:  # fmt: skip
         try:
             assert process.stdin is not None
@@ -81,6 +91,7 @@ def _main() -> None:
     def say(**words: object) -> None:
         print(json.dumps(words), file=out, flush=True)
 
+    show_told(lambda notice: say(notice=notice))
     try:
         from gptoss_ft.data.prepare import prepare
         from gptoss_ft.data.tokenizer import load_job_tokenizer

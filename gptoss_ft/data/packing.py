@@ -70,8 +70,8 @@ def _best_fit(samples: Sequence[tuple[int, int]], most: int) -> list[list[int]]:
 
 
 def packed_dataset(samples: pa.Table, rows: FullRows) -> Dataset:
-    """The rows as a data set of `input_ids`, `labels` and the `lengths` of the documents, put together as they are
-    read."""
+    """The rows as a data set of `input_ids`, `labels`, and the `lengths` and indices (`members`) of the documents, put
+    together as they are read."""
     columns = Dataset(samples.select(["input_ids", "labels"])).with_format("numpy")
 
     def put_together(batch: dict[str, list[list[int]]]) -> dict[str, list[Any]]:
@@ -79,7 +79,8 @@ def packed_dataset(samples: pa.Table, rows: FullRows) -> Dataset:
         joined: dict[str, list[Any]] = {
             name: [np.concatenate(list(row[name])) for row in rows] for name in ("input_ids", "labels")
         }
-        return {**joined, "lengths": [[len(ids) for ids in row["input_ids"]] for row in rows]}
+        lengths = [[len(ids) for ids in row["input_ids"]] for row in rows]
+        return {**joined, "lengths": lengths, "members": batch["members"]}
 
     return Dataset.from_dict({"members": rows.members}).with_transform(put_together)
 

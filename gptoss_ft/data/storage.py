@@ -192,9 +192,27 @@ class PreparedData:
         summary = Summary.model_validate_json((folder / SUMMARY).read_bytes())
         return cls(_mapped(folder / "train.arrow"), _mapped(folder / "eval.arrow"), summary, folder)
 
+    def named(self, samples: Sequence[int]) -> str:
+        """The rows that training samples, by their index, come from: `rows 3 and 17`, or with several entries of the
+        data set `row 3 of dataset[0], row 17 of dataset[1]`."""
+        of_source: dict[int, set[int]] = {}
+        for index in samples:
+            source, row = (self.train[name][index].as_py() for name in ("source", "source_row"))
+            of_source.setdefault(source, set()).add(row)
+        is_list = len(self.summary.sources) > 1
+        return ", ".join(
+            f"row{'s' * (len(rows) > 1)} {_enumerated(rows)}{f' of dataset[{source}]' * is_list}"
+            for source, rows in sorted(of_source.items())
+        )
+
     def batches(self, split: Split) -> Iterator[pa.RecordBatch]:
         """A split's samples, a batch at a time."""
         return _batches(self.folder / f"{split}.arrow")
+
+
+def _enumerated(numbers: set[int]) -> str:
+    *others, last = map(str, sorted(numbers))
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def from_cache(name: str, make: Callable[[Path], None]) -> PreparedData:

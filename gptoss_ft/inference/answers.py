@@ -19,6 +19,21 @@ from gptoss_ft.inference.streams import Kind, Piece, PlainStream, Stream
 Stop = Literal["return", "call", "end", "length", "interrupted"]
 
 
+FUNCTIONS = "functions."
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call as the model made it. `recipient` is `functions.NAME`, or a built-in tool: `python`, `browser.search`."""
+
+    recipient: str
+    arguments: str
+
+    @property
+    def name(self) -> str:
+        return self.recipient.removeprefix(FUNCTIONS)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a model said: `text` with its control tokens; thinking, answer, preamble and calls apart, None or empty
@@ -29,7 +44,7 @@ class Answer:
     analysis: str | None
     final: str | None
     commentary: str | None
-    calls: tuple[ToolCall, ...]
+    calls: tuple[Call, ...]
     unread: str | None
     prompt_tokens: int
     new_tokens: int
@@ -38,7 +53,8 @@ class Answer:
     def as_message(self) -> Message:
         """The answer as the assistant's message of a conversation that goes on."""
         if self.calls:
-            return Message("assistant", self.commentary or "", self.analysis, self.calls)
+            calls = tuple(ToolCall(call.name, call.arguments) for call in self.calls)
+            return Message("assistant", self.commentary or "", self.analysis, calls)
         # What breaks off after the thinking is no answer.
         unread = self.unread if self.analysis is None else None
         return Message("assistant", self.final or self.commentary or unread or "", self.analysis)
@@ -83,14 +99,14 @@ def gather(pieces: Sequence[Piece], text: str, prompt_tokens: int, new_tokens: i
     messages: list[tuple[Kind, str, list[str]]] = []
     for piece in pieces:
         if piece.opens or not messages:
-            messages.append((piece.kind, piece.name, []))
+            messages.append((piece.kind, piece.recipient, []))
         messages[-1][2].append(piece.text)
 
     def said(kind: Kind) -> str | None:
         texts = ["".join(parts) for of_kind, _, parts in messages if of_kind == kind]
         return "\n\n".join(texts) if texts else None
 
-    calls = tuple(ToolCall(name, "".join(parts)) for kind, name, parts in messages if kind == "call")
+    calls = tuple(Call(recipient, "".join(parts)) for kind, recipient, parts in messages if kind == "call")
     return Answer(
         text=text,
         analysis=said("analysis"),

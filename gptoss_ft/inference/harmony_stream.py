@@ -13,8 +13,6 @@ from transformers import PreTrainedTokenizerBase
 from gptoss_ft.data.harmony_rendering import CONTROL_TOKENS
 from gptoss_ft.inference.streams import Kind, Piece, TextDecoder
 
-FUNCTIONS = "functions."
-
 
 class Unreadable(ValueError):
     """Tokens that are not in harmony's format."""
@@ -151,8 +149,8 @@ class OpenAIParser:
 
     def _of_message(self, text: str, opens: bool = False) -> tuple[Kind, str, bool, str]:
         assert self._message is not None
-        kind, name = self._message
-        return kind, text, opens, name
+        kind, recipient = self._message
+        return kind, text, opens, recipient
 
 
 class ControlTokenParser:
@@ -191,8 +189,8 @@ class ControlTokenParser:
             return []
         words = str(self._tokenizer.backend_tokenizer.decode(header, skip_special_tokens=False))
         self._header, self._message = None, _kind_of_header(words)
-        kind, function = self._message
-        return [Piece(kind, "", True, function)]
+        kind, recipient = self._message
+        return [Piece(kind, "", True, recipient)]
 
     def _feed_content(self, token: int, name: str | None, message: tuple[Kind, str]) -> list[Piece]:
         if name not in ("<|end|>", "<|return|>", "<|call|>"):
@@ -205,9 +203,9 @@ class ControlTokenParser:
 
 
 def kind_of(channel: str | None, recipient: str | None) -> tuple[Kind, str]:
-    """The kind of a harmony message, and the function's name of a call."""
+    """The kind of a harmony message, and the recipient of a call: `functions.NAME`, or a built-in tool."""
     if recipient is not None and recipient != "all":
-        return "call", recipient.removeprefix(FUNCTIONS)
+        return "call", recipient
     if channel == "analysis":
         return "analysis", ""
     return ("commentary" if channel == "commentary" else "answer"), ""

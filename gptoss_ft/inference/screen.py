@@ -8,7 +8,6 @@ from rich.text import Text
 
 from gptoss_ft.data.conversation import Effort
 from gptoss_ft.inference.answers import Answer, Stop
-from gptoss_ft.inference.harmony_stream import FUNCTIONS
 from gptoss_ft.inference.streams import Kind, Piece, Stream
 from gptoss_ft.inference.watching import GenerationStats
 from gptoss_ft.reporting.console import visible
@@ -52,7 +51,7 @@ class AnswerScreen:
 
     def _open(self, piece: Piece) -> None:
         if piece.kind == "call":
-            self._write(f"call {FUNCTIONS}{piece.name}(")
+            self._write(f"call {piece.recipient}(")
         else:
             self._write(f"{HEADINGS[piece.kind]}\n", "bold cyan")
 
@@ -99,7 +98,7 @@ def pieces_of(answer: Answer) -> list[Piece]:
         ("unread", answer.unread),
     ]
     pieces = [Piece(kind, text, True) for kind, text in said if text is not None]
-    return pieces + [Piece("call", call.arguments, True, call.name) for call in answer.calls]
+    return pieces + [Piece("call", call.arguments, True, call.recipient) for call in answer.calls]
 
 
 def show_by_effort(console: Console, answers: Sequence[tuple[Effort, Answer]]) -> None:
@@ -126,7 +125,7 @@ def answer_in_words(answer: Answer) -> Text:
     for number, piece in enumerate(pieces_of(answer)):
         text.append("\n" if number else "")
         if piece.kind == "call":
-            text.append(f"call {FUNCTIONS}{piece.name}({visible(piece.text)})")
+            text.append(f"call {visible(piece.recipient)}({visible(piece.text)})")
         else:
             text.append(f"{HEADINGS[piece.kind]}\n", "bold cyan")
             text.append(visible(piece.text), _STYLES.get(piece.kind, ""))

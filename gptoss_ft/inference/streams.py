@@ -10,12 +10,12 @@ Kind = Literal["analysis", "commentary", "answer", "call", "unread"]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text of a message; `opens` where it is the message's first. `name` is the function of a call."""
+    """Some text of a message; `opens` where it is the message's first. `recipient` is whom a call is for."""
 
     kind: Kind
     text: str
     opens: bool
-    name: str = ""
+    recipient: str = ""
 
 
 class Stream(Protocol):

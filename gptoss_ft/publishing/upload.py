@@ -12,7 +12,7 @@ from gptoss_ft.errors import HubError
 from gptoss_ft.publishing.model_card import CARD, kind_of, render_card
 from gptoss_ft.publishing.public_job import is_path, public_job, shown_name
 from gptoss_ft.publishing.run_facts import read_facts
-from gptoss_ft.redaction import TOKEN
+from gptoss_ft.redaction import holds_token
 from gptoss_ft.reporting.files import write_json
 
 # The trainer's states, and what programs leave beside a model.
@@ -84,7 +84,7 @@ def _holds_secret(path: Path, token: bytes) -> bool:
         rest = b""
         while block := stream.read(READ_AT_ONCE):
             text = rest + block
-            if (token and token in text) or TOKEN.search(text.decode("ascii", errors="replace")):
+            if (token and token in text) or holds_token(text.decode("ascii", errors="replace")):
                 return True
             # A token may lie across two blocks.
             rest = text[-256:]

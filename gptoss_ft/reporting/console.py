@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -15,21 +15,46 @@ from typing import TextIO
 from rich.console import Console
 from rich.markup import escape
 
-from gptoss_ft.redaction import RedactedStream
+from gptoss_ft.redaction import RedactedStream, redacted
 
 LIBRARIES_LOG = "libraries.log"
 # Where output is a file or a pipe there is no width to ask for.
 PLAIN_WIDTH = 120
+# `extra` of a log record that is also for the screen, as what a person waits for.
+TOLD = {"told": True}
 # What would move the cursor, ring the bell or turn the direction of reading, in a terminal as in a browser.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def make_console(stream: TextIO | None = None) -> Console:
-    """A console on the standard output as it is now, so that it stays ours while libraries are silenced."""
+    """A console on the standard output as it is now, so that it stays ours while libraries are silenced; what our own
+    code logs with `TOLD` is shown there, too."""
     stream = stream or sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
     # `:100:` is no emoji, in a place as in text.
-    return Console(file=stream, width=width, highlight=False, soft_wrap=True, emoji=False)
+    console = Console(file=stream, width=width, highlight=False, soft_wrap=True, emoji=False)
+    if stream is sys.stdout:
+        show_told(lambda notice: console.print(f"[dim]{escape(visible(notice))}[/]"))
+    return console
+
+
+def show_told(show: Callable[[str], None]) -> None:
+    """Have `show` called with what our own code logs with `TOLD`, from now on alone."""
+    logging.getLogger("gptoss_ft").handlers = [_Told(show)]
+
+
+class _Told(logging.Handler):
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__()
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not hasattr(record, "told"):
+            return
+        try:
+            self._show(redacted(record.getMessage()))
+        except Exception:
+            self.handleError(record)
 
 
 def show_section(console: Console, title: str, values: Mapping[str, object]) -> None:

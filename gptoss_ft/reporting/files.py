@@ -39,8 +39,13 @@ def _beside(path: Path) -> Path:
 
 def _write(path: Path, text: str) -> None:
     beside = _beside(path)
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError:
+        # The disk is full: half a file is of no use.
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def follow_umask(folder: Path) -> None:

@@ -24,30 +24,35 @@ Status = Literal["running", "interrupted", "finished"]
 
 
 class Manifest:
-    """The manifest of a job that trains: what does not change is gathered once, the status is written as it does."""
+    """The manifest of a job that trains: what does not change is gathered once, the status is written as it does.
+
+    `history` is what an earlier run has left of itself: when it `started`, and each time that it was `continued`.
+    """
 
     def __init__(
-        self, folder: Path, job: JobConfig, device: Device, data: dict[str, Any], model: dict[str, Any]
+        self,
+        folder: Path,
+        job: JobConfig,
+        device: Device,
+        data: dict[str, Any],
+        model: dict[str, Any],
+        history: dict[str, Any],
     ) -> None:
         self._folder = folder
         self._facts = {
-            "started": _now(),
+            **history,
             "config": job.model_dump(mode="json"),
             "data": data,
             "model": model,
             "device": asdict(device),
-            "code": {
-                "gptoss_ft": gptoss_ft.__version__,
-                "commit": code_commit(),
-                "image": image_id(),
-                "lock_sha256": _lock_sha256(),
-            },
-            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+            "code": code_facts(),
+            "versions": library_versions(),
         }
 
     def write(self, status: Status, **more: Any) -> None:
-        """Write manifest.json with its status, and what became known since (`result`)."""
-        write_json(self._folder / NAME, {"status": status, "updated": _now(), **self._facts, **more})
+        """Write manifest.json with its status, and what became known by now (`result`)."""
+        self._facts.update(more)
+        write_json(self._folder / NAME, {"status": status, "updated": now(), **self._facts})
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -64,10 +69,26 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return content if all(isinstance(keys, dict) for keys in owners) else None
 
 
+def code_facts() -> dict[str, str | None]:
+    """Which code this is: the package's version, and what is known of its commit, image and lock."""
+    return {
+        "gptoss_ft": gptoss_ft.__version__,
+        "commit": code_commit(),
+        "image": image_id(),
+        "lock_sha256": _lock_sha256(),
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Python and the libraries that compute or decide what is computed."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
 def _lock_sha256() -> str | None:
     lock = Path(gptoss_ft.__file__).parents[1] / "requirements.txt"
     return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None
 
 
-def _now() -> str:
+def now() -> str:
+    """The time in UTC, as 2026-11-21T20:05:00+00:00."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -43,11 +43,30 @@ def show_start(console: Console, device: Device, output: OutputFolder, pushed_to
     if output.damages:
         damaged = (f"{each.name}: {each.wrong}; set aside as {each.aside}" for each in output.damages)
         values["damaged"] = "; ".join(damaged)
-    if output.resume_from is not None:
+    if output.gone is not None:
+        values["earlier run"] = f"{output.gone}, is gone without an end; {_state_of_gone(output)}"
+    if output.start.checkpoint is not None:
+        values["goes on from"] = output.resume_from
+    elif output.resume_from is not None:
         values["goes on from"] = f"{output.resume_from.name}, which an unfinished run of this job left"
     if pushed_to is not None:
         values["pushed to"] = pushed_to
     show_section(console, "machine", values)
+
+
+def _state_of_gone(output: OutputFolder) -> str:
+    if output.start.restart:
+        return "its state is kept aside"
+    return "its state is used" if output.resume_from is not None else "it left no checkpoint"
+
+
+def show_differences(console: Console, output: OutputFolder) -> None:
+    """In what this run differs from the one that it goes on from, and where what came later is now."""
+    values: dict[str, object] = {change.key: f"{change.before} → {change.now}" for change in output.changes}
+    if output.aside is not None:
+        values["set aside"] = output.aside
+    if values:
+        show_section(console, "since the run before", values)
 
 
 @contextmanager

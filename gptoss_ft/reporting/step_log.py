@@ -39,6 +39,17 @@ class EvalRecord:
     eval_tokens: int
 
 
+@dataclass(frozen=True)
+class SkipRecord:
+    """Step `step` was left out, which is why: its loss or gradient was not finite, in these rows."""
+
+    step: int
+    skipped: str
+
+
+Record = StepRecord | EvalRecord | SkipRecord
+
+
 class StepLog:
     """Writes log.jsonl and prints the table's lines. A run that continues keeps the records up to its step."""
 
@@ -47,7 +58,7 @@ class StepLog:
         self._console = console
         self._has_header = False
         self.records: list[StepRecord] = []
-        kept: list[StepRecord | EvalRecord] = []
+        kept: list[Record] = []
         if output.resume_step and self._path.exists():
             earlier = map(_read, self._path.read_text(encoding="utf-8").splitlines())
             kept = [record for record in earlier if record and record.step <= output.resume_step]
@@ -58,7 +69,16 @@ class StepLog:
         self._write(record)
         self._console.print(f"  {'':>11}  eval [bold]{record.eval_loss:.4f}[/]")
 
-    def _write(self, record: StepRecord | EvalRecord) -> None:
+    def add_skip(self, record: SkipRecord) -> None:
+        self._write(record)
+        self._console.print(f"[yellow]step {record.step} is skipped:[/] ", end="")
+        self._console.print(record.skipped, markup=False)
+
+    def warn(self, words: str) -> None:
+        """Only on the screen."""
+        self._console.print(f"[yellow]warning:[/] {words}")
+
+    def _write(self, record: Record) -> None:
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(_line(record))
 
@@ -78,14 +98,16 @@ class StepLog:
         )
 
 
-def _line(record: StepRecord | EvalRecord) -> str:
+def _line(record: Record) -> str:
     return json.dumps(asdict(record)) + "\n"
 
 
-def _read(line: str) -> StepRecord | EvalRecord | None:
+def _read(line: str) -> Record | None:
     try:
         content = json.loads(line)
-        return EvalRecord(**content) if "eval_loss" in content else StepRecord(**content)
+        kind = EvalRecord if "eval_loss" in content else SkipRecord if "skipped" in content else StepRecord
+        record: Record = kind(**content)
+        return record
     except (TypeError, ValueError):
         # A kill in the middle of a write leaves half a line.
         return None

@@ -8,6 +8,7 @@ trainer_state.json; and checkpoint.json, which names them all.
 import random
 import shutil
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ CURE = (
     "Make space (each checkpoint takes as much, and training.save_total_limit says how many are kept); the checkpoints "
     "so far are whole, and the same command continues."
 )
+# What writing one is expected to take until one was written: a few GiB on a slow disk.
+FIRST_SECONDS = 10.0
 # What a checkpoint holds beside its tensors: the tokenizer, and files of settings.
 BESIDE_BYTES = 64 << 20
 
@@ -97,13 +100,15 @@ class HostCopy:
 class CheckpointWriter:
     """Writes checkpoints into `folder`, one at a time, beside training; `limit` of them stay (None: all).
 
-    An error of the thread is raised by the next `wait`, which comes before the next write and at the end of training.
+    An error of the thread is raised by the next `check` or `wait`: before the next optimizer step, the next write and
+    the end of training.
     """
 
     def __init__(self, folder: Path, limit: int | None) -> None:
         self._folder = folder
         self._limit = limit
         self._error: BaseException | None = None
+        self._seconds = FIRST_SECONDS
         # Not the thread itself: a join that a signal breaks off takes the thread for ended (Python 3.11).
         self._idle = threading.Event()
         self._idle.set()
@@ -111,6 +116,11 @@ class CheckpointWriter:
     def has(self, step: int) -> bool:
         """Whether the checkpoint of this step is there already, whole."""
         return (self._folder / f"{CHECKPOINT}{step}").exists()
+
+    @property
+    def expected_seconds(self) -> float:
+        """What another checkpoint takes until it is whole, after the one that is being written, as long as the last."""
+        return self._seconds if self._idle.is_set() else 2 * self._seconds
 
     def write(self, snapshot: Snapshot) -> None:
         """Begin to write. `MachineError` where there is no room for it."""
@@ -132,6 +142,10 @@ class CheckpointWriter:
     def wait(self) -> None:
         """Until nothing is being written. `MachineError` where the disk was full, or another error of the write."""
         self._idle.wait()
+        self.check()
+
+    def check(self) -> None:
+        """The same without waiting: what has failed so far."""
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -147,6 +161,7 @@ class CheckpointWriter:
             self._idle.set()
 
     def _write_whole(self, snapshot: Snapshot) -> None:
+        began = time.monotonic()
         partial = partial_of(self._folder, snapshot.step)
         try:
             shutil.rmtree(partial, ignore_errors=True)
@@ -158,6 +173,7 @@ class CheckpointWriter:
             shutil.rmtree(partial, ignore_errors=True)
             self._error = _explained(error, self._folder / f"{CHECKPOINT}{snapshot.step}")
             return
+        self._seconds = time.monotonic() - began
         # One too many takes room, and is tried again after the next.
         with suppress(OSError):
             keep_newest(self._folder, self._limit, snapshot.best)
@@ -214,7 +230,8 @@ def random_state() -> dict[str, Any]:
         "cpu": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
+        # Of every GPU that is shown: Unsloth lays a model that is too large for the first over others, too.
+        state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 
 
@@ -225,7 +242,8 @@ def restore_random_state(state: dict[str, Any]) -> None:
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *others))
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+        for index, of_one in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(of_one, index)
 
 
 def _tensors_in(state: Any) -> Iterable[torch.Tensor]:

@@ -30,16 +30,16 @@ class HeldOutLoss(TrainerCallback, ExportableState):
         self._waited = 0
 
     def state(self) -> dict[str, Any]:
-        stopped = self._patience is not None and self._waited >= self._patience
-        return {"args": {}, "attributes": {"lowest": self._lowest, "waited": self._waited, "has_stopped": stopped}}
+        return {"args": {}, "attributes": {"lowest": self._lowest, "waited": self._waited}}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # transformers can restore callbacks, but then restores the signal's order to stop as well.
         states: Any = state.stateful_callbacks
-        kept = states[type(self).__name__]["attributes"]
-        self._lowest, self._waited = kept["lowest"], kept["waited"]
+        # None where the run began without evaluation.
+        if kept := states.get(type(self).__name__):
+            self._lowest, self._waited = kept["attributes"]["lowest"], kept["attributes"]["waited"]
         if state.best_model_checkpoint is None:
             # It is gone, or damaged: the next one that is evaluated is the best of those that are there.
             state.best_metric = state.best_global_step = None

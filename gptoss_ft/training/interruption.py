@@ -1,49 +1,121 @@
-"""Signals while training: the first ends the run at the next step, state saved; the second at once."""
+"""What ends training before its last step with its state saved: a signal, or `training.time_limit`.
 
+The step that is being computed is finished where it and a checkpoint fit into the time that is left, and given up where
+they do not: it has changed nothing yet. A second signal ends the run at once.
+"""
+
+import os
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
-# A login that ends (HUP) is a reason to save the state, too.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+from gptoss_ft.runtime import process_seconds
+from gptoss_ft.training.checkpoints import CheckpointWriter
+
+# A login that ends (HUP) is a reason to save the state, too; USR1 is what schedulers warn with.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 # `timeout` and some schedulers send a signal to the process and to its group: the same one twice at once.
 SAME_SIGNAL_SECONDS = 1.0
+# A step is expected to take as long as the longest of so many before it.
+STEPS_REMEMBERED = 20
+
+# The signals that are handled at present.
+_heeded: list[signal.Signals] = []
+
+
+class StepAbandoned(Exception):
+    """Raised out of a step that does not fit into the time that is left, before it has changed any weight."""
 
 
 class StopRequest(TrainerCallback):
-    """Asks the trainer to save and stop once a signal came in."""
+    """Asks the trainer to save and stop once a signal came in, or when there is no time for another step.
 
-    def __init__(self) -> None:
+    `checkpoints` knows how long one takes; a signal leaves `grace_seconds`; `limit_minutes` count from the start of the
+    process (None: no limit).
+    """
+
+    def __init__(self, checkpoints: CheckpointWriter, grace_seconds: float, limit_minutes: float | None) -> None:
         self.signal: signal.Signals | None = None
         self.since = 0.0
+        self.has_stopped = False
+        self._checkpoints = checkpoints
+        self._grace_seconds = grace_seconds
+        self._limit = None if limit_minutes is None else time.monotonic() - process_seconds() + 60 * limit_minutes
+        self._steps: deque[float] = deque(maxlen=STEPS_REMEMBERED)
+        self._began = 0.0
+
+    def heed(self, number: int) -> None:
+        """Called between any two bytecodes, in the middle of an optimizer step as well: it only takes note."""
+        if self.signal is None:
+            self.signal, self.since = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - self.since > SAME_SIGNAL_SECONDS:
+            raise KeyboardInterrupt
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.signal is not None or not self._fits(self.step_seconds)
+
+    @property
+    def step_seconds(self) -> float:
+        """What a step is expected to take; 0 before the first."""
+        return max(self._steps, default=0.0)
+
+    def give_up_unless_it_fits(self, seconds: float) -> None:
+        """`StepAbandoned` where a step that needs so many more seconds, and a checkpoint, do not fit."""
+        if not self._fits(seconds):
+            self.has_stopped = True
+            raise StepAbandoned
+
+    def _fits(self, seconds: float) -> bool:
+        ends = [self._limit] if self._limit is not None else []
+        if self.signal is not None:
+            ends.append(self.since + self._grace_seconds)
+        return not ends or time.monotonic() + seconds + self._checkpoints.expected_seconds <= min(ends)
+
+    def on_step_begin(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
+        self._began = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
-        if self.signal is not None:
-            control.should_save = True
-            control.should_training_stop = True
+        self._steps.append(time.monotonic() - self._began)
+        if self.is_wanted:
+            self.has_stopped = control.should_save = control.should_training_stop = True
         return control
+
+    def told(self, state: TrainerState) -> str:
+        """How the run ended."""
+        why = "interrupted" if self.signal is not None else "ended by training.time_limit"
+        saved = "the state is saved" if state.global_step else "before there was a state to save"
+        return f"{why} after {state.global_step} of {state.max_steps} steps, {saved}"
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
+def stop_on_signal(request: StopRequest) -> Iterator[None]:
     """Handle `SIGNALS` for as long as this lasts; one that was ignored before (`nohup`) still is."""
-    request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.signal is None:
-            request.signal, request.since = signal.Signals(number), time.monotonic()
-        elif time.monotonic() - request.since > SAME_SIGNAL_SECONDS:
-            raise KeyboardInterrupt
+        request.heed(number)
 
-    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, handle) for number in heeded}
+    _heeded.extend(number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN)
+    previous = {number: signal.signal(number, handle) for number in _heeded}
     try:
-        yield request
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        _heeded.clear()
+
+
+def _give_up_in_child() -> None:
+    """A process that is forked off, as a data worker is, ends by a signal as any other does; but a terminal sends INT
+    to all of them, and the parent still needs it."""
+    for number in _heeded:
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_give_up_in_child)

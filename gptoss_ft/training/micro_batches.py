@@ -17,10 +17,11 @@ from gptoss_ft.planning.plan import Plan, bucketed
 
 @dataclass(frozen=True)
 class Document:
-    """One sample: its token ids and labels, int64 [length]."""
+    """One sample: its token ids and labels, int64 [length], and its index in the training data."""
 
     ids: torch.Tensor
     labels: torch.Tensor
+    sample: int
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -36,13 +37,14 @@ class MicroBatch:
     """What one forward and backward pass computes; all int64 [rows, length].
 
     `documents`, int32 [1, length], number the documents of a packed row, of which its padding is the last; None where
-    each row is one sample, padded on the right, with its `attention_mask`.
+    each row is one sample, padded on the right, with its `attention_mask`. `samples` are the documents' own indices.
     """
 
     ids: torch.Tensor
     labels: torch.Tensor
     documents: torch.Tensor | None
     attention_mask: torch.Tensor | None
+    samples: tuple[int, ...]
 
     @property
     def tokens(self) -> int:
@@ -63,16 +65,19 @@ class Step:
 
 
 def collate(rows: Sequence[dict[str, Any]]) -> Step:
-    """The data loader's batch of rows: `input_ids`, `labels`, and with packing the `lengths` of the documents in it."""
+    """The data loader's batch of rows: `input_ids`, `labels` and the index of the `sample`; with packing, the
+    `lengths` and indices of the samples in it (`members`)."""
     return Step(tuple(_split(row) for row in rows))
 
 
 def _split(row: dict[str, Any]) -> tuple[Document, ...]:
-    lengths = list(row.get("lengths") or [len(row["input_ids"])])
+    lengths, members = (
+        ([len(row["input_ids"])], [row["sample"]]) if "sample" in row else (row["lengths"], row["members"])
+    )
     ids, labels = (
         torch.split(torch.tensor(row[column], dtype=torch.int64), lengths) for column in ("input_ids", "labels")
     )
-    return tuple(Document(own, label) for own, label in zip(ids, labels, strict=True))
+    return tuple(Document(own, label, sample) for own, label, sample in zip(ids, labels, members, strict=True))
 
 
 def divide(step: Step, plan: Plan, multiple: int) -> list[MicroBatch]:
@@ -126,7 +131,7 @@ def _packed(documents: Sequence[Document], length: int) -> MicroBatch:
         # Nothing of its own document comes before the first token.
         labels[start] = IGNORED
         start = end
-    return MicroBatch(ids[None], labels[None], numbers[None], None)
+    return MicroBatch(ids[None], labels[None], numbers[None], None, _samples(documents))
 
 
 def _padded(documents: Sequence[Document], multiple: int) -> MicroBatch:
@@ -136,7 +141,11 @@ def _padded(documents: Sequence[Document], multiple: int) -> MicroBatch:
     for row, document in enumerate(documents):
         ids[row, : len(document)], labels[row, : len(document)] = document.ids, document.labels
         mask[row, : len(document)] = 1
-    return MicroBatch(ids, labels, None, mask)
+    return MicroBatch(ids, labels, None, mask, _samples(documents))
+
+
+def _samples(documents: Sequence[Document]) -> tuple[int, ...]:
+    return tuple(document.sample for document in documents)
 
 
 def _total(documents: Sequence[Document]) -> int:

@@ -1,21 +1,29 @@
-"""TRL's SFTTrainer, but for how an optimizer step is computed: as the plan says.
+"""TRL's SFTTrainer, but for how an optimizer step is computed: as the plan says; not at all where it would not be
+finite, or would not end in time.
 
 The data loader yields all samples of a step at once, so that its order, the seeds and the schedule know nothing of
 micro-batches. Imported after Unsloth, which replaces TRL's classes.
 """
 
-from collections.abc import Callable, Iterator
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from gptoss_ft.config import TrainingSection
 from gptoss_ft.data.rendering import IGNORED
 from gptoss_ft.model.attention import BLOCK, DocumentAttention, flex_is_installed
 from gptoss_ft.planning.plan import Plan
 from gptoss_ft.runtime import Device, hold_experts_dequantized, release_cached_memory
+from gptoss_ft.training.checkpoints import random_state, restore_random_state
+from gptoss_ft.training.finite_steps import FiniteSteps
+from gptoss_ft.training.interruption import StepAbandoned, StopRequest
 from gptoss_ft.training.micro_batches import MicroBatch, Step, collate, divide
 from gptoss_ft.training.saving_trainer import SavingTrainer
 
@@ -23,8 +31,26 @@ from gptoss_ft.training.saving_trainer import SavingTrainer
 Replanned = Callable[[Plan], None]
 
 
+@dataclass(frozen=True)
+class Computed:
+    """A step's micro-batches and the loss of each, float [micro-batches], on the device."""
+
+    micro_batches: list[MicroBatch]
+    losses: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Counted:
+    """TRL's counts before a step: how many values each metric had, and tokens."""
+
+    metrics: dict[str, int]
+    tokens: int
+
+
 class PlannedTrainer(SavingTrainer):
-    """`attention`: how documents in one row are kept apart; without it no plan may have packed rows."""
+    """`attention`: how documents in one row are kept apart; without it no plan may have packed rows. `training` says
+    when a step is given up (`stop`) and what becomes of one that is not finite (`finite`), whose samples are `named`.
+    """
 
     def __init__(
         self,
@@ -33,13 +59,20 @@ class PlannedTrainer(SavingTrainer):
         attention: DocumentAttention | None,
         device: Device,
         replanned: Replanned,
+        training: TrainingSection,
+        named: Callable[[Sequence[int]], str],
         **kwargs: Any,
     ) -> None:
         self.plan = plan
         super().__init__(*args, data_collator=collate, **kwargs)
         self._attention, self._device, self._replanned = attention, device, replanned
+        self.stop = StopRequest(self.checkpoints, training.grace_seconds, training.time_limit)
+        self.finite = FiniteSteps(training, named)
         self._multiple = BLOCK if flex_is_installed() else 1
         self._layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        # As the last finished step left the generators; how far the log goes, and the steps since then without a loss.
+        self._generators = random_state()
+        self._logged_until = self._without_loss = 0
         self._follow(plan)
 
     def _follow(self, plan: Plan) -> None:
@@ -47,11 +80,14 @@ class PlannedTrainer(SavingTrainer):
         hold_experts_dequantized(plan.keep_dequantized)
 
     def totals(self) -> dict[str, Any]:
-        return {**super().totals(), "plan": self.plan.key}
+        skipped = {"skipped": self.finite.skipped, "without_loss": self._without_loss}
+        return {**super().totals(), **skipped, "plan": self.plan.key}
 
     def restore_totals(self, kept: dict[str, Any]) -> None:
         """A plan that became smaller stays so, where this run's plan would become it."""
         super().restore_totals(kept)
+        self.finite.skipped, self._without_loss = kept["skipped"], kept["without_loss"]
+        self._logged_until = kept["last_logged"]
         smaller: Plan | None = self.plan
         while smaller is not None and smaller.key != kept["plan"]:
             smaller = smaller.smaller()
@@ -73,29 +109,53 @@ class PlannedTrainer(SavingTrainer):
         return 0
 
     def training_step(self, model: Any, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward over all samples of the step: the gradients, and the step's mean loss in nats a token.
+        """Forward and backward over all samples of the step: the gradients, and the step's mean loss in nats a token,
+        0 where it is not finite.
 
-        Runs the memory out, nothing has happened yet but gradients, which start anew with the next smaller plan.
+        Runs the memory out, nothing has happened yet but gradients, which start anew with the next smaller plan. So it
+        is with a step that is given up: `StepAbandoned`, all as the last step has left it.
         """
         trained = torch.tensor(sum(document.trained for document in inputs.documents), device=self.args.device)
-        while (loss := self._all_of(model, divide(inputs, self.plan, self._multiple), trained)) is None:
-            self._shrink(model)
+        self._counted = self._count()
+        try:
+            while (computed := self._all_of(model, divide(inputs, self.plan, self._multiple), trained)) is None:
+                self._shrink(model)
+        except StepAbandoned:
+            self._leave_out(model)
+            restore_random_state(self._generators)
+            raise
         self.state.num_input_tokens_seen += sum(map(len, inputs.documents))
-        return loss
+        self._computed = computed
+        loss = computed.losses.sum()
+        return torch.where(loss.isfinite(), loss, torch.zeros_like(loss))
 
-    def _all_of(self, model: Any, micro_batches: list[MicroBatch], trained: torch.Tensor) -> torch.Tensor | None:
-        """The sum of the micro-batches' losses; None when memory ran out and there is a smaller plan."""
+    def _all_of(self, model: Any, micro_batches: list[MicroBatch], trained: torch.Tensor) -> Computed | None:
+        """The micro-batches' losses; None when memory ran out and there is a smaller plan."""
         # One without a trained token has neither loss nor gradient.
         wanted = [each for each in micro_batches if bool((each.labels[:, 1:] != IGNORED).any())]
         wanted = wanted or micro_batches[:1]
         # What is a mean over each micro-batch, as the experts' balance is, is divided by their number.
         self.current_gradient_accumulation_steps = len(wanted)
+        began, losses = time.monotonic(), []
         try:
-            return torch.stack([self._one_of(model, each, trained) for each in wanted]).sum()
+            for index, micro_batch in enumerate(wanted):
+                if self.stop.is_wanted:
+                    self._give_up_unless_it_fits(began, wanted, index)
+                losses.append(self._one_of(model, micro_batch, trained))
+            return Computed(wanted, torch.stack(losses))
         except torch.OutOfMemoryError:
             if self.plan.smaller() is None:
                 raise
         return None
+
+    def _give_up_unless_it_fits(self, began: float, micro_batches: list[MicroBatch], done: int) -> None:
+        """The rest of the step is expected to go on as fast as it went since `began`."""
+        if torch.cuda.is_available():
+            # What was asked for is not yet done.
+            torch.cuda.synchronize()
+        tokens = [micro_batch.tokens for micro_batch in micro_batches]
+        per_token = (time.monotonic() - began) / sum(tokens[:done]) if done else self.stop.step_seconds / sum(tokens)
+        self.stop.give_up_unless_it_fits(per_token * sum(tokens[done:]))
 
     def _one_of(self, model: Any, micro_batch: MicroBatch, trained: torch.Tensor) -> torch.Tensor:
         self._recompute(self.plan.checkpointed(micro_batch.tokens))
@@ -119,9 +179,66 @@ class PlannedTrainer(SavingTrainer):
                 layer.gradient_checkpointing = index < number
 
     def _shrink(self, model: Any) -> None:
-        model.zero_grad(set_to_none=True)
+        self._leave_out(model)
         release_cached_memory(self._device)
         smaller = self.plan.smaller()
         assert smaller is not None
         self._follow(smaller)
         self._replanned(smaller)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> torch.Tensor:
+        """What transformers calls last before the optimizer's step. Without gradients that leaves all as it is."""
+        norm: torch.Tensor = super()._get_grad_norm(model, grad_norm=grad_norm)
+        computed = self._computed
+        # One wait for the device; the loss of each micro-batch is looked at where it matters.
+        loss, length = torch.stack([computed.losses.sum(), norm.to(computed.losses)]).tolist()
+        # In float16 the loss scaler starts too high and skips the steps whose gradient overflows.
+        if math.isfinite(loss) and (math.isfinite(length) or self.args.fp16):
+            return norm
+        wrong = [not math.isfinite(own) for own in computed.losses.tolist()]
+        suspects = [
+            each for each, is_wrong in zip(computed.micro_batches, wrong, strict=True) if is_wrong or not any(wrong)
+        ]
+        samples = [sample for each in suspects for sample in each.samples]
+        self.finite.leave_out(self.state.global_step + 1, loss, length, samples)
+        self._without_loss += not math.isfinite(loss)
+        self._leave_out(model)
+        return torch.zeros_like(norm)
+
+    def save_last_step(self) -> None:
+        """After a step that was given up: the checkpoint of the one before, and the end of the run for trackers."""
+        if self.state.global_step:
+            self._save_checkpoint(self.model)
+        self.callback_handler.on_train_end(self.args, self.state, self.control)
+
+    def _count(self) -> Counted:
+        return Counted({name: len(values) for name, values in self._metrics["train"].items()}, self._total_train_tokens)
+
+    def _leave_out(self, model: Any) -> None:
+        """All as before the step, but for the random generators."""
+        model.zero_grad(set_to_none=True)
+        metrics = self._metrics["train"]
+        for name in list(metrics):
+            if kept := self._counted.metrics.get(name):
+                del metrics[name][kept:]
+            else:
+                del metrics[name]
+        self._total_train_tokens = self._counted.tokens
+        if "num_tokens" in metrics:
+            metrics["num_tokens"] = [self._total_train_tokens]
+
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
+        """The mean loss is that of the steps that had one; where none had there is no loss."""
+        if "loss" in logs:
+            steps, self._logged_until = self.state.global_step - self._logged_until, self.state.global_step
+            if self._without_loss:
+                mean = logs.pop("loss") * steps
+                if steps > self._without_loss:
+                    logs["loss"] = mean / (steps - self._without_loss)
+                self._without_loss = 0
+        super().log(logs, start_time)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        # Here, for the next epoch's order is drawn before its first step begins.
+        self._generators = random_state()

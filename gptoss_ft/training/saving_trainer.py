@@ -18,6 +18,7 @@ from trl import SFTTrainer
 
 from gptoss_ft.errors import OutputError
 from gptoss_ft.reporting.checkpoint_folder import CHECKPOINT
+from gptoss_ft.reporting.output_folder import EARLY_STOP
 from gptoss_ft.training.checkpoints import (
     ADAPTER,
     RANDOM_STATE,
@@ -28,6 +29,8 @@ from gptoss_ft.training.checkpoints import (
     random_state,
     restore_random_state,
 )
+from gptoss_ft.training.own_settings import own_settings, put_back
+from gptoss_ft.training.paged_optimizer import page_again
 
 # What a module of Unsloth's has whose weight is a part of a stack (unsloth_zoo 2026.10.9).
 STACKED = "_unsloth_stack_owner"
@@ -51,6 +54,7 @@ class SavingTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without 
         self._tr_loss = torch.tensor(0.0, device=self.args.device)
         self._total_loss_scalar, self._globalstep_last_logged = 0.0, 0
         self.add_callback(_RunTotals(self))
+        self.add_callback(_FailedWrites(self.checkpoints))
 
     def totals(self) -> dict[str, Any]:
         """What a resumed run must know beside `TrainerState`, as JSON: the losses since the last log, and all of them;
@@ -124,13 +128,43 @@ class SavingTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without 
             config.auto_mapping = {**config.auto_mapping, "lora_B_layout": "rank_major"}
         return config
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """`OutputError` where the checkpoint's adapter is not of this model: PEFT would leave out what it lacks."""
-        with safe_open(Path(resume_from_checkpoint) / ADAPTER, framework="pt") as file:
-            there = set(file.keys())
-        if missing := sorted(self._adapter().keys() ^ there):
+    def _init_training_state(self, *args: Any) -> Any:
+        """As transformers does, but by names: the best checkpoint is one of this folder, wherever it was when it was
+        named."""
+        begun = super()._init_training_state(*args)
+        if self.state.best_global_step is not None:
+            best = self._folder / f"{CHECKPOINT}{self.state.best_global_step}"
+            self.state.best_model_checkpoint = str(best) if best.is_dir() else None
+        return begun
+
+    def _refuse_other_state(self, checkpoint: Path) -> None:
+        """`OutputError` where the checkpoint lacks what transformers or a callback goes on from."""
+        kept = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+        wrong = [f"has {key}" for key in kept.keys() - {field.name for field in dataclasses.fields(TrainerState)}]
+        states = kept.get("stateful_callbacks", {})
+        for callback in self.callback_handler.callbacks:
+            name = type(callback).__name__
+            # Evaluation may begin in mid-run.
+            if isinstance(callback, ExportableState) and (name != EARLY_STOP or name in states):
+                there = states.get(name, {}).get("attributes", {})
+                wrong += [f"lacks {name}.{key}" for key in callback.state()["attributes"].keys() - there.keys()]
+        if wrong:
             raise OutputError(
-                f"{resume_from_checkpoint} holds another adapter than the one that is trained: {missing[0]}",
+                f"{checkpoint} was written by another version: its {TRAINER_STATE} {min(wrong)}",
+                "Continue with the version that wrote it, or pass --restart to keep the folder aside and train again.",
+                "training.output_dir",
+            )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """`OutputError` where the checkpoint's state is of another version, or its adapter not of this model: PEFT
+        would leave out what it lacks."""
+        self._refuse_other_state(Path(resume_from_checkpoint))
+        with safe_open(Path(resume_from_checkpoint) / ADAPTER, framework="pt") as file:
+            there = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118  # no mapping
+        own = {key: tuple(tensor.shape) for key, tensor in self._adapter().items()}
+        if other := sorted(key for key in own.keys() | there.keys() if own.get(key) != there.get(key)):
+            raise OutputError(
+                f"{resume_from_checkpoint} holds another adapter than the one that is trained: {other[0]}",
                 "Pass --restart to keep the folder aside and train again.",
                 "training.output_dir",
             )
@@ -142,6 +176,13 @@ class SavingTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without 
             if isinstance(callback, ExportableState):
                 self.state.stateful_callbacks[type(callback).__name__] = callback.state()
         return json.dumps(dataclasses.asdict(self.state), indent=2, sort_keys=True) + "\n"
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            settings = own_settings(self.lr_scheduler)
+            super()._load_optimizer_and_scheduler(checkpoint)
+            put_back(self.lr_scheduler, settings)
+            page_again(getattr(self.optimizer, "optimizer", self.optimizer))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -163,3 +204,17 @@ class _RunTotals(TrainerCallback, ExportableState):
         if state.global_step:
             states: Any = state.stateful_callbacks
             self._trainer.restore_totals(states[type(self).__name__]["attributes"])
+            # The run before may have logged, evaluated or saved at other steps.
+            self._trainer.state.compute_steps(args, state.max_steps)
+
+
+class _FailedWrites(TrainerCallback):
+    """Ends the run before the next optimizer step where a checkpoint could not be written: steps would be lost."""
+
+    def __init__(self, checkpoints: CheckpointWriter) -> None:
+        self._checkpoints = checkpoints
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._checkpoints.check()

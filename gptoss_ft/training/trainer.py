@@ -6,6 +6,8 @@ Imported after Unsloth, which replaces TRL's classes.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback
@@ -21,7 +23,7 @@ from gptoss_ft.planning.plan import Plan
 from gptoss_ft.runtime import Device
 from gptoss_ft.training.callbacks import StepReporter
 from gptoss_ft.training.evaluation import evaluate_while_training
-from gptoss_ft.training.interruption import stop_on_signal
+from gptoss_ft.training.interruption import StepAbandoned, stop_on_signal
 from gptoss_ft.training.planned_trainer import PlannedTrainer, Replanned
 from gptoss_ft.training.tracking import refused_by_tracker, run_name, trackers
 
@@ -74,17 +76,18 @@ def build_trainer(
         packing=False,
         remove_unused_columns=False,
     )
-    samples = data.train.select(["input_ids", "labels"])
     trainer = PlannedTrainer(
         model=model,
         args=arguments,
-        train_dataset=Dataset(samples) if full_rows is None else packed_dataset(samples, full_rows),
+        train_dataset=_dataset(data.train) if full_rows is None else packed_dataset(data.train, full_rows),
         processing_class=tokenizer,
         plan=plan,
         attention=attention,
         device=device,
         replanned=replanned,
         limit=training.save_total_limit,
+        training=training,
+        named=data.named,
     )
     trainer.remove_callback(PrinterCallback)
     if training.eval_steps is not None:
@@ -92,15 +95,24 @@ def build_trainer(
     return trainer
 
 
+def _dataset(samples: pa.Table) -> Dataset:
+    """The samples with their own indices, by which one that is not finite is named."""
+    indices = pa.array(np.arange(samples.num_rows, dtype=np.int32))
+    return Dataset(samples.select(["input_ids", "labels"]).append_column("sample", indices))
+
+
 def run(trainer: Any, reporter: StepReporter, resume_from: Path | None) -> bool:
-    """Train; False when a signal ended it early. `MachineError` when the GPU's memory runs out, `HubError` when a
-    tracker refuses the run."""
-    with stop_on_signal() as request, refused_by_tracker():
+    """Train; False when a signal or the time limit ended it early, as `trainer.stop` knows. `MachineError` when the
+    GPU's memory runs out, `HubError` when a tracker refuses the run, `NotFiniteError` as the config says."""
+    with stop_on_signal(trainer.stop), refused_by_tracker():
         # In this order: what a signal has saved is not logged for that, or losses would be other means than without it.
         trainer.add_callback(reporter)
-        trainer.add_callback(request)
+        trainer.add_callback(trainer.stop)
+        trainer.finite.told = reporter.add_skip
         try:
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        except StepAbandoned:
+            trainer.save_last_step()
         except Exception as error:
             # A checkpoint that was begun is whole when the run ends; a second signal alone waits for nothing.
             trainer.checkpoints.finish()
@@ -110,7 +122,7 @@ def run(trainer: Any, reporter: StepReporter, resume_from: Path | None) -> bool:
                 ) from None
             raise
         trainer.checkpoints.wait()
-    return request.signal is None or trainer.state.global_step >= trainer.state.max_steps
+    return not trainer.stop.has_stopped or trainer.state.global_step >= trainer.state.max_steps
 
 
 def _cure(plan: Plan) -> str:

@@ -1,6 +1,7 @@
 """The process that prepares the data while Unsloth is imported."""
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from gptoss_ft.data.entries import open_entries
 from gptoss_ft.data.prepare import prepare
 from gptoss_ft.data.tokenizer import load_job_tokenizer
 from gptoss_ft.errors import DataError, SettingError
+from gptoss_ft.reporting.console import make_console
 
 MODEL = {"name": "tiny/gpt-oss", "max_seq_length": 256, "load_in_4bit": False, "device": "cpu"}
 ROWS = {"path": "tiny/multilingual-thinking", "max_samples": 20}
@@ -34,6 +36,9 @@ def job(**changes: dict[str, object]) -> JobConfig:
 def test_what_it_prepared_is_what_this_process_would_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = job()
     with ahead.data_ahead(wanted) as other:
+        assert other._process is not None
+        # Else a terminal's ctrl-C would reach it, too.
+        assert os.getpgid(other._process.pid) == other._process.pid
         other.wait(lambda rows, samples: None)
     assert len(list((tmp_path / "prepared").glob("*/train.arrow"))) == 1
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "prepared").glob("*/*")}
@@ -76,6 +81,13 @@ def test_its_mistake_is_raised_here(
         other.wait(lambda rows, samples: None)
     assert raised.value.key == key  # type: ignore[attr-defined]  # both kinds are JobErrors
     assert raised.value.cure  # type: ignore[attr-defined]
+
+
+def test_what_it_waits_for_is_told_here(capsys: pytest.CaptureFixture[str]) -> None:
+    make_console()
+    with subprocess.Popen(["echo", '{"notice": "the hub is busy"}'], stdout=subprocess.PIPE, text=True) as process:
+        ahead.DataAhead(process).wait(lambda rows, samples: None)
+    assert capsys.readouterr().out == "the hub is busy\n"
 
 
 @pytest.mark.usefixtures("_worth_it")

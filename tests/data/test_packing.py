@@ -54,3 +54,4 @@ def test_a_row_is_its_samples_end_to_end() -> None:
         assert list(row["input_ids"]) == [token for member in members for token in ids[member]]
         assert list(row["labels"]) == [label for member in members for label in labels[member]]
         assert row["lengths"] == [len(ids[member]) for member in members]
+        assert row["members"] == members

@@ -27,7 +27,7 @@ from gptoss_ft.data.storage import (
     to_batch,
     write_summary,
 )
-from gptoss_ft.data.summary import Summary
+from gptoss_ft.data.summary import SourceSummary, Summary
 from gptoss_ft.errors import MachineError
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
@@ -267,3 +267,14 @@ def test_of_two_processes_one_makes_it(cache: Path, tmp_path: Path) -> None:
         found = [pool.submit(_ask, str(cache), str(log)) for _ in range(2)]
         assert [future.result(timeout=60) for future in found] == [3, 3]
     assert log.read_text() == "made\n"
+
+
+def test_samples_are_named_by_their_rows(tmp_path: Path) -> None:
+    rows = pa.table({"source": [0, 0, 0, 1, 1], "source_row": [3, 3, 5, 3, 8]})
+    one = Summary(key="", tokenizer="", max_seq_length=9, sources=[SourceSummary(description="", fingerprint="")])
+    two = one.model_copy(update={"sources": one.sources * 2})
+    assert PreparedData(rows, rows, one, tmp_path).named([2, 0, 1]) == "rows 3 and 5"
+    assert PreparedData(rows, rows, one, tmp_path).named([1]) == "row 3"
+    assert PreparedData(rows, rows, two, tmp_path).named([4, 0, 2, 3]) == (
+        "rows 3 and 5 of dataset[0], rows 3 and 8 of dataset[1]"
+    )

@@ -45,7 +45,7 @@ def tell() -> None:
 
 def wait() -> None:
     received: list[str] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, lambda number, _: received.append(signal.Signals(number).name))
     print("ready", flush=True)
     deadline = time.monotonic() + 60

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import stat
 import subprocess
@@ -100,7 +101,9 @@ def wait_for_line(process: "subprocess.Popen[str]", word: str) -> None:
     pytest.fail(f"the job ended without saying {word!r}")
 
 
-@pytest.mark.parametrize(("sent", "received"), [("TERM", "SIGTERM"), ("INT", "SIGINT"), ("HUP", "SIGTERM")])
+@pytest.mark.parametrize(
+    ("sent", "received"), [("TERM", "SIGTERM"), ("INT", "SIGINT"), ("HUP", "SIGTERM"), ("USR1", "SIGUSR1")]
+)
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_a_signal_reaches_python_once_and_its_code_comes_back(
     caller: Caller, sent: str, received: str, whole_group: bool
@@ -243,6 +246,10 @@ def test_a_smoke_job_that_is_stopped_saves_its_state_and_goes_on(caller: Caller)
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.2)
+    # Meanwhile another container does not write to the same folder.
+    second = caller.run(*arguments)
+    assert second.returncode == 3, second.stderr
+    assert re.search(r"another run is writing to /outputs/\S+: process \d+ on \w+, which began ", second.stderr)
     process.terminate()
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 75, said

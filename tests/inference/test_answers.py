@@ -1,5 +1,6 @@
 """What a model said, read by openai-harmony from its own ids and those of another vocabulary, and without it."""
 
+import io
 import json
 import random
 from collections.abc import Callable
@@ -15,10 +16,12 @@ from gptoss_ft.data.conversation import Message, ToolCall
 from gptoss_ft.data.harmony_ranks import harmony_encoding
 from gptoss_ft.data.tokenizer import load_tokenizer
 from gptoss_ft.errors import DataError
-from gptoss_ft.inference.answers import Answer, AnswerReader, Stop, gather, row_of
+from gptoss_ft.inference.answers import Answer, AnswerReader, Call, Stop, gather, row_of
 from gptoss_ft.inference.harmony_stream import ControlTokenParser, HarmonyStream, OpenAIParser
 from gptoss_ft.inference.prompts import answer_prefix, ask
+from gptoss_ft.inference.screen import StreamedAnswer, answer_in_words
 from gptoss_ft.inference.streams import Piece, PlainStream, Stream, TextDecoder
+from gptoss_ft.reporting.console import make_console
 
 TEXT = "Größe 한국어 🙂👩‍👩‍👧 e\u0301  x\n"
 ANALYSIS = f"<|channel|>analysis<|message|>{TEXT}<|end|><|start|>assistant"
@@ -78,9 +81,32 @@ def test_channels_and_calls_are_told_apart(spoken: Spoken) -> None:
     assert answer.as_message() == Message("assistant", "Hi 🙂", TEXT)
     for call in (CALL, LATE_CALL):
         answer = read(spoken, ids_of(tokenizer, ANALYSIS + PREAMBLE + call), "call")
-        assert answer.calls == (ToolCall("weather", '{"a": 1}'),)
+        assert answer.calls == (Call("functions.weather", '{"a": 1}'),)
         assert (answer.analysis, answer.commentary, answer.final, answer.unread) == (TEXT, "I look.", None, None)
-        assert answer.as_message() == Message("assistant", "I look.", TEXT, answer.calls)
+        assert answer.as_message() == Message("assistant", "I look.", TEXT, (ToolCall("weather", '{"a": 1}'),))
+
+
+@pytest.mark.parametrize(
+    ("recipient", "call"),
+    [
+        ("browser.search", '<|channel|>commentary to=browser.search code<|message|>{"query": "a"}<|call|>'),
+        ("python", "<|channel|>analysis to=python code<|message|>print(1)<|call|>"),
+        ("functions.python", " to=functions.python<|channel|>commentary <|constrain|>json<|message|>{}<|call|>"),
+    ],
+)
+def test_a_call_is_shown_by_its_recipient(spoken: Spoken, recipient: str, call: str) -> None:
+    tokenizer, make = spoken
+    shown, stream = io.StringIO(), make()
+    screen = StreamedAnswer(make_console(shown), stream, ())
+    for token in ids_of(tokenizer, ANALYSIS + call):
+        screen.token(token)
+    screen.finish()
+    content = call.partition("<|message|>")[2].removesuffix("<|call|>")
+    assert shown.getvalue().endswith(f"call {recipient}({content})\n")
+    answer = read(spoken, ids_of(tokenizer, ANALYSIS + call), "call")
+    assert answer.calls == (Call(recipient, content),)
+    assert (answer.analysis, answer.calls[0].name) == (TEXT, recipient.removeprefix("functions."))
+    assert f"call {recipient}({content})" in answer_in_words(answer).plain
 
 
 def test_an_answer_that_is_cut_is_read_as_far_as_it_goes(spoken: Spoken) -> None:
@@ -227,7 +253,7 @@ def test_half_a_character_at_the_end_is_unread(
 
 def test_a_row_of_output_keeps_what_was_asked() -> None:
     question = ask("Hi").at("low")
-    answer = Answer("x", "think", "x", None, (ToolCall("f", "{}"),), None, 3, 4, "return")
+    answer = Answer("x", "think", "x", None, (Call("functions.f", "{}"),), None, 3, 4, "return")
     assert row_of(question, answer) == {
         "prompt": "Hi", "effort": "low", "analysis": "think", "answer": "x",
         "calls": [{"name": "f", "arguments": "{}"}], "tokens": 4, "stop": "return",

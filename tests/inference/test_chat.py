@@ -187,8 +187,8 @@ def test_a_terminal_shows_thinking_dim_and_no_control_character(monkeypatch: pyt
     for piece in [
         Piece("analysis", "", True),
         Piece("analysis", "[bold]:smile:\x1b[2J", False),
-        Piece("call", "", True, "f"),
-        Piece("call", "{}", False, "f"),
+        Piece("call", "", True, "functions.f"),
+        Piece("call", "{}", False, "functions.f"),
     ]:
         screen.show(piece)
     screen.end()

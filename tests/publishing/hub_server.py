@@ -8,16 +8,13 @@ import base64
 import hashlib
 import json
 import re
-import socket
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
-from typing import Any, Literal
+from typing import Any
 
 import yaml
+from local_hub import HubHandler, LocalHub, serving
 
 TOKEN = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ01234567"
 LICENCES = {"apache-2.0", "mit", "llama3.2", "cc-by-4.0", "other"}
@@ -32,30 +29,11 @@ class Repository:
 
 
 @dataclass
-class Fault:
-    """What the server does in place of answering `method` on a path that `pattern` finds, for so many `times`."""
-
-    method: str
-    pattern: str
-    answer: int | Literal["reset"]
-    times: int = 10**9
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Request:
-    method: str
-    path: str
-    token: str | None
-    body: bytes
-
-
-@dataclass
-class HubServer:
+class HubServer(LocalHub):
     """The hub's state. `orgs` are the organisations of the token's account `user`; `read_only` repositories refuse to
-    be written to; `role` is the token's; a `full` hub stores no more large files."""
+    be written to; `role` is the token's; a `full` hub stores no more large files. A fault's answer is a status, or
+    `reset`."""
 
-    address: str = ""
     user: str = "ann"
     orgs: tuple[str, ...] = ("lab",)
     role: str = "write"
@@ -63,13 +41,7 @@ class HubServer:
     read_only: set[str] = field(default_factory=set)
     repositories: dict[str, Repository] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
     licences: dict[str, str] = field(default_factory=dict)
-    lock: Lock = field(default_factory=Lock)
-
-    def asked(self, method: str, pattern: str) -> list[Request]:
-        return [request for request in self.requests if request.method == method and re.search(pattern, request.path)]
 
 
 class Refusal(Exception):
@@ -81,76 +53,32 @@ class Refusal(Exception):
 @contextmanager
 def hub_server() -> Iterator[HubServer]:
     hub = HubServer()
-
-    class Handler(_Handler):
-        state = hub
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        hub.address = f"http://127.0.0.1:{http.server_port}"
-        thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(hub, _Handler):
         yield hub
-        http.shutdown()
-        thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    state: HubServer
-    protocol_version = "HTTP/1.1"
+class _Handler(HubHandler):
+    hub: HubServer
 
     def _handle(self) -> None:
-        hub = self.state
-        body = self._body()
-        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
-        path = self.path.partition("?")[0]
-        with hub.lock:
-            hub.requests.append(Request(self.command, path, token, body))
-            fault = next((f for f in hub.faults if f.method == self.command and re.search(f.pattern, path)), None)
-            if fault is not None:
-                fault.times -= 1
-                if fault.times <= 0:
-                    hub.faults.remove(fault)
-                if fault.answer == "reset":
-                    self._reset()
-                    return
+        request = self.received()
+        with self.hub.lock:
+            fault = self.hub.take(request)
+            if fault is None:
+                try:
+                    found = answer(self.hub, request.method, request.path, request.token, request.body)
+                    self._send(200, found, {})
+                except Refusal as refusal:
+                    self._send(refusal.status, refusal.body, refusal.headers)
+            elif isinstance(fault.answer, int):
                 self._send(fault.answer, {"error": "a fault"}, fault.headers)
-                return
-            try:
-                self._send(200, answer(hub, self.command, path, token, body), {})
-            except Refusal as refusal:
-                self._send(refusal.status, refusal.body, refusal.headers)
+            else:
+                self.reset()
 
     do_GET = do_HEAD = do_POST = do_PUT = _handle
 
-    def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = b""
-        while size := int(self.rfile.readline(), 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
-
     def _send(self, status: int, content: object, headers: dict[str, str]) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def _reset(self) -> None:
-        # Closing with nothing to wait for sends RST.
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close_connection = True
-        self.connection.close()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+        self.send(status, json.dumps(content).encode(), {**headers, "Content-Type": "application/json"})
 
 
 def answer(hub: HubServer, method: str, path: str, token: str | None, body: bytes) -> Any:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_server import TOKEN, Fault, HubServer, hub_server
+from hub_server import TOKEN, HubServer, hub_server
 from huggingface_hub import ModelCard
+from local_hub import Fault
 from safetensors.numpy import save_file
 
 from gptoss_ft.errors import ExitCode

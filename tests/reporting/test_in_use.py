@@ -8,7 +8,7 @@ from gptoss_ft.config import JobConfig, write_job_file
 from gptoss_ft.errors import OutputError
 from gptoss_ft.reporting.in_use import in_use, not_in_use
 from gptoss_ft.reporting.only_writer import only_writer
-from gptoss_ft.reporting.output_folder import claimed_folder
+from gptoss_ft.reporting.output_folder import Start, claimed_folder
 from gptoss_ft.subject import Subject, find_subject
 
 JOB = JobConfig.model_validate({"training": {"output_dir": "run"}})
@@ -32,12 +32,12 @@ def test_restart_waits_for_the_commands_in_the_folder(subject: Subject) -> None:
             pass
         with (
             pytest.raises(OutputError, match="another command is using outputs/run") as raised,
-            claimed_folder(JOB, restart=True),
+            claimed_folder(JOB, Start(restart=True)),
         ):
             pass
         assert raised.value.key == "training.output_dir"
         assert Path("outputs/run/final_model").is_dir()
-    with claimed_folder(JOB, restart=True) as output:
+    with claimed_folder(JOB, Start(restart=True)) as output:
         assert output.resume_from is None
     assert Path("outputs/run.old-1/final_model").is_dir()
 

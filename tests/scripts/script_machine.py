@@ -25,13 +25,14 @@ case "$1 ${2:-}" in
     build*) printf '%s\n' "$@" >"$FAKE/build"; exit "$(code build)" ;;
     kill*) [[ -f $FAKE/started ]] || exit 1; echo "$3" >>"$FAKE/signals"; touch "$FAKE/stop" ;;
     run*)
+        if [[ $* == *" setting "* ]]; then printf '%s\n' "$@" >"$FAKE/setting"; cat "$FAKE/grace"; exit; fi
         printf '%s\n' "$@" >"$FAKE/run"
         cat >"$FAKE/stdin"
         while [[ $# -gt 0 ]]; do
             if [[ $1 == --cidfile ]]; then echo c0ffee >"$2"; fi
             shift
         done
-        trap 'echo direct >>"$FAKE/signals"' TERM INT HUP
+        trap 'echo direct >>"$FAKE/signals"' TERM INT HUP USR1
         if [[ -f $FAKE/wait ]]; then
             sleep 0.3 # the container is being made: signals find nobody
             touch "$FAKE/started"
@@ -57,6 +58,7 @@ class Machine:
         self.program("docker", FAKE_DOCKER)
         self.program("nvidia-smi", "#!/bin/sh\necho 580.65.06\n")
         self.answer("info", '{"Runtimes":{"nvidia":{},"runc":{}}}')
+        self.answer("grace", "30.0\n")
 
     def link(self, tool: str) -> None:
         found = shutil.which(tool)

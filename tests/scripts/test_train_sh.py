@@ -232,7 +232,32 @@ def test_gpus_that_docker_found_by_itself_are_enough(machine: Machine) -> None:
     assert machine.run("train.sh").returncode == 0
 
 
-@pytest.mark.parametrize(("sent", "arrives"), [("TERM", "TERM"), ("INT", "INT"), ("HUP", "TERM")])
+def stop_timeout(machine: Machine) -> str:
+    run = machine.noted("run")
+    return run[run.index("--stop-timeout") + 1]
+
+
+@pytest.mark.parametrize(("grace", "wait"), [("30.0", "35"), ("90", "95"), ("0.4", "5"), ("no number", "35")])
+def test_docker_stop_waits_for_the_grace_period_and_five_seconds(machine: Machine, grace: str, wait: str) -> None:
+    """The image, which alone can read the config, is asked for it, without a GPU."""
+    (machine.here / "config.yaml").write_text("")
+    machine.answer("grace", f"{grace}\n")
+    assert machine.run("train.sh", "--set", "lora.r=4", "--restart", "--set=lora.alpha=8").returncode == 0
+    assert stop_timeout(machine) == wait
+    asked = machine.noted("setting")
+    assert asked[asked.index("gptoss_ft:latest") + 1 :] == [
+        "setting", "training.grace_seconds", "--set", "lora.r=4", "--set=lora.alpha=8", "--config", "config.yaml",
+    ]  # fmt: skip
+    assert "--gpus" not in asked
+
+
+def test_where_nothing_is_trained_the_config_is_not_asked(machine: Machine) -> None:
+    assert machine.run("train.sh", "merge").returncode == 0
+    assert stop_timeout(machine) == "35"
+    assert machine.noted("setting") == []
+
+
+@pytest.mark.parametrize(("sent", "arrives"), [("TERM", "TERM"), ("INT", "INT"), ("HUP", "TERM"), ("USR1", "USR1")])
 @pytest.mark.parametrize("whole_group", [False, True])
 @pytest.mark.parametrize("early", [False, True])
 def test_a_signal_reaches_the_job_once(

@@ -1,8 +1,10 @@
 """What a checkpoint of the tiny job holds, that every damage to one is seen, and what a full disk does."""
 
+import errno
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -19,10 +21,11 @@ from safetensors.torch import load_file
 
 from gptoss_ft import finetuning, job
 from gptoss_ft.config import load_job_config
-from gptoss_ft.errors import ExitCode, MachineError
+from gptoss_ft.errors import ExitCode, MachineError, OutputError
 from gptoss_ft.job import RunResult
 from gptoss_ft.publishing.adapter import save_final_model
-from gptoss_ft.reporting.checkpoint_folder import newest_whole, what_is_wrong
+from gptoss_ft.reporting.checkpoint_folder import newest_whole, seal, what_is_wrong
+from gptoss_ft.reporting.output_folder import Start
 from gptoss_ft.training import checkpoints
 from gptoss_ft.training.checkpoints import CheckpointWriter, HostCopy, Snapshot, random_state, restore_random_state
 
@@ -41,7 +44,7 @@ FILES = {
 
 
 def train(*overrides: str, restart: bool = False) -> RunResult:
-    return job.train(load_job_config(Path("job.yaml"), overrides), restart)
+    return job.train(load_job_config(Path("job.yaml"), overrides), Start(restart))
 
 
 @pytest.fixture(scope="module")
@@ -97,16 +100,22 @@ def test_every_damage_to_every_file_is_seen(finished: tuple[Path, Path], tmp_pat
             assert name in seen[0].wrong or name == "checkpoint.json"
 
 
+def unfinished(run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the run below `folder`, as it was before its end."""
+    monkeypatch.chdir(folder)
+    Path("job.yaml").write_text(JOB)
+    copied = folder / "outputs" / "run"
+    shutil.copytree(run, copied)
+    manifest = json.loads((copied / "manifest.json").read_text())
+    (copied / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
+    return copied
+
+
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, _ = finished
-    monkeypatch.chdir(tmp_path)
-    Path("job.yaml").write_text(JOB)
-    shutil.copytree(run, tmp_path / "outputs" / "run")
-    copied = tmp_path / "outputs" / "run"
-    manifest = json.loads((copied / "manifest.json").read_text())
-    (copied / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
+    copied = unfinished(run, tmp_path, monkeypatch)
     (copied / ".checkpoint-6.partial").mkdir()
     with (copied / "checkpoint-4" / "optimizer.pt").open("r+b") as stream:
         stream.truncate(1000)
@@ -122,6 +131,69 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
         ours = (copied / place / "adapter_model.safetensors").read_bytes()
         assert ours == (run / place / "adapter_model.safetensors").read_bytes()
     assert result.losses == [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("job.yaml").write_text(JOB)
+    write, begin = checkpoints._write_files, CheckpointWriter.write
+
+    def fill_up(snapshot: Snapshot, partial: Path) -> None:
+        if snapshot.step == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(snapshot, partial)
+
+    def write_at_once(writer: CheckpointWriter, snapshot: Snapshot) -> None:
+        begin(writer, snapshot)
+        writer.finish()
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(MachineError, match="checkpoint-4 could not be written: No sp"),
+    ):
+        patched.setattr(checkpoints, "_write_files", fill_up)
+        patched.setattr(CheckpointWriter, "write", write_at_once)
+        train("training.max_steps=8", "training.logging_steps=1")
+    run = Path("outputs/run")
+    assert newest_whole(run) == (run / "checkpoint-2", [])
+    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+    assert len(train("training.max_steps=8", "training.logging_steps=1").losses) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (lambda state: state.pop("stateful_callbacks"), "its trainer_state.json lacks StepReporter.last_tokens"),
+        (lambda state: state["stateful_callbacks"].pop("_RunTotals"), "its trainer_state.json lacks _RunTotals."),
+        (
+            lambda state: state["stateful_callbacks"]["StepReporter"]["attributes"].pop("seconds"),
+            "its trainer_state.json lacks StepReporter.seconds",
+        ),
+        (lambda state: state.update(of_another=1), "its trainer_state.json has of_another"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_another_version_wrote_is_refused(
+    finished: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[dict[str, Any]], object],
+    wrong: str,
+) -> None:
+    run = unfinished(finished[0], tmp_path, monkeypatch)
+    shutil.rmtree(run / "checkpoint-4")
+    place = run / "checkpoint-2" / "trainer_state.json"
+    state = json.loads(place.read_text())
+    change(state)
+    place.write_text(json.dumps(state))
+    seal(place.parent, 2)
+    with pytest.raises(
+        OutputError, match=re.escape(f"checkpoint-2 was written by another version: {wrong}")
+    ) as refused:
+        train()
+    assert "--restart" in refused.value.cure
+    assert what_is_wrong(place.parent) is None
 
 
 def test_what_was_copied_does_not_change_with_training() -> None:
@@ -164,9 +236,7 @@ def snapshot(step: int, values: int = 1000) -> Snapshot:
     return Snapshot(step, weights, Texts(name="adapter_config"), state, texts, Texts(name="tokenizer"), None)
 
 
-def test_a_full_disk_is_told_at_the_next_save_and_earlier_checkpoints_are_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told_and_earlier_checkpoints_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounted = tmp_path / "small"
     mounted.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mounted)], capture_output=True)

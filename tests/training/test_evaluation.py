@@ -16,6 +16,7 @@ from gptoss_ft import finetuning, job
 from gptoss_ft.config import load_job_config
 from gptoss_ft.errors import Interrupted, NotFiniteError, SettingError
 from gptoss_ft.job import RunResult
+from gptoss_ft.reporting.output_folder import Start
 
 JOB = """
 model: {name: tiny/gpt-oss, max_seq_length: 256, load_in_4bit: false, dtype: float32, device: cpu}
@@ -37,7 +38,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUN_EVALUATION", raising=False)
     Path("job.yaml").write_text(JOB)
-    return lambda *overrides, restart=False: job.train(load_job_config(Path("job.yaml"), overrides), restart)
+    return lambda *overrides, restart=False: job.train(load_job_config(Path("job.yaml"), overrides), Start(restart))
 
 
 def evaluations() -> dict[int, float]:
@@ -143,6 +144,18 @@ def test_a_run_that_goes_on_knows_what_was_evaluated_before(run: Run, monkeypatc
     result = run(*early)
     assert sorted(evaluations()) == [1, 2, 3, 4]
     assert_same_adapter(result.final_model, Path("outputs/run/checkpoint-2"))
+
+
+def test_a_run_whose_folder_was_moved_knows_its_best_checkpoint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    early = (STANDSTILL, "training.early_stopping_patience=3", "training.save_total_limit=1")
+    interrupted(run, monkeypatch, 3, *early)
+    Path("outputs").rename("moved")
+    monkeypatch.setenv("GPTOSS_FT_OUTPUT_ROOT", "moved")
+    result = run(*early)
+    assert sorted(path.name for path in Path("moved/run").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    assert_same_adapter(result.final_model, Path("moved/run/checkpoint-2"))
+    state = json.loads(Path("moved/run/checkpoint-4/trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == "moved/run/checkpoint-2"
 
 
 def test_the_best_evaluation_without_a_checkpoint_hides_no_checkpoint(run: Run) -> None:

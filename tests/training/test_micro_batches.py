@@ -11,7 +11,7 @@ from gptoss_ft.training.micro_batches import Document, Step, balanced, collate, 
 
 def document(length: int, first: int = 1) -> Document:
     ids = torch.arange(first, first + length)
-    return Document(ids, torch.where(torch.arange(length) < length // 2, -100, ids))
+    return Document(ids, torch.where(torch.arange(length) < length // 2, -100, ids), first)
 
 
 def step(*lengths: int) -> Step:
@@ -26,6 +26,7 @@ def test_packed_rows_hold_documents_end_to_end_and_padding_after_them() -> None:
     assert found.documents is not None
     assert found.documents.tolist() == [[0, 0, 0, 1, 1, 2, 2, 2]]
     assert found.attention_mask is None
+    assert found.samples == (100, 200)
 
 
 def test_padded_rows_are_masked_where_they_are_padding() -> None:
@@ -35,15 +36,18 @@ def test_padded_rows_are_masked_where_they_are_padding() -> None:
     assert first.attention_mask is not None
     assert first.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
     assert second.ids.shape == (1, 8)
+    assert (first.samples, second.samples) == ((100, 200), (300,))
     assert first.documents is None
 
 
 def test_rows_that_were_filled_before_stay_as_they_are() -> None:
-    rows = [{"input_ids": [1, 2, 3, 4, 5], "labels": [-100, 2, 3, -100, 5], "lengths": [3, 2]}] * 2
+    row = {"input_ids": [1, 2, 3, 4, 5], "labels": [-100, 2, 3, -100, 5], "lengths": [3, 2], "members": [7, 4]}
+    rows = [row] * 2
     first, second = divide(collate(rows), plan("as configured"), 1)
     assert first.ids.tolist() == second.ids.tolist() == [[1, 2, 3, 4, 5]]
     assert first.documents is not None
     assert first.documents.tolist() == [[0, 0, 0, 1, 1]]
+    assert first.samples == (7, 4)
 
 
 def test_rows_have_few_lengths() -> None:
@@ -56,8 +60,8 @@ def test_rows_have_few_lengths() -> None:
 
 def test_trained_tokens_have_one_of_their_own_before_them() -> None:
     ids = torch.tensor([5, 6, 7])
-    assert Document(ids, ids).trained == 2
-    assert Document(ids, torch.tensor([5, -100, 7])).trained == 1
+    assert Document(ids, ids, 0).trained == 2
+    assert Document(ids, torch.tensor([5, -100, 7]), 0).trained == 1
 
 
 @pytest.mark.parametrize(

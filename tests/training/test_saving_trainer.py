@@ -66,6 +66,7 @@ def test_a_checkpoint_of_another_adapter_is_refused(tmp_path: Any) -> None:
     save_file(kept, tmp_path / ADAPTER)
     trainer: Any = SimpleNamespace(model=model)
     trainer._adapter = lambda: saved(model)
+    trainer._refuse_other_state = lambda checkpoint: None
     with pytest.raises(OutputError, match="holds another adapter"):
         SavingTrainer._load_from_checkpoint(trainer, str(tmp_path))
 

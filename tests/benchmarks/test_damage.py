@@ -1,0 +1,26 @@
+"""One file of a killed run's checkpoint, damaged in every way; all files: benchmarks/damage.py."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_a_damaged_checkpoint_is_never_used(tmp_path: Path) -> None:
+    command = [
+        sys.executable, str(REPOSITORY / "benchmarks" / "damage.py"), "--files", "1", "--seed", "3",
+        "--output", str(tmp_path / "results.json"),
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        said = process.communicate(timeout=280)[0].decode()
+    assert process.returncode == 0, said
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [result["damage"] for result in results] == [
+        "cut", "emptied", "one bit flipped", "removed", "a folder", "every checkpoint",
+    ]  # fmt: skip
+    assert {result["went_on_from"] for result in results[:-1]} != {"the beginning"}
+    assert results[-1]["went_on_from"] == "the beginning"

@@ -1,0 +1,126 @@
+"""`--from`: which checkpoint is meant, and where all that came later goes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gptoss_ft.errors import OutputError
+from gptoss_ft.inference.samples import SAMPLES
+from gptoss_ft.publishing.export import PORTABLE_ADAPTER
+from gptoss_ft.publishing.run_facts import MEMORY
+from gptoss_ft.reporting import going_back, step_log
+from gptoss_ft.reporting.checkpoint_folder import seal, what_is_wrong
+from gptoss_ft.reporting.evaluation_report import EVALUATION
+from gptoss_ft.reporting.going_back import OF_THE_END, go_back, named_checkpoint
+from gptoss_ft.reporting.output_folder import FINAL_MODEL, MERGED_MODEL
+
+RUN, OTHER = Path("outputs/run"), Path("outputs/other")
+
+
+def make_run(folder: Path, *steps: int) -> None:
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"status": "finished", "config": {}, "started": folder.name}))
+    (folder / "job.yaml").write_text("{}")
+    (folder / "log.jsonl").write_text(f"{folder.name}\n")
+    for step in steps:
+        checkpoint = folder / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        (checkpoint / "weights").write_text(f"{folder.name} {step}")
+        seal(checkpoint, step)
+
+
+@pytest.fixture(autouse=True)
+def _a_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_run(RUN, 2, 4, 10)
+    (RUN / "final_model").mkdir()
+    (RUN / "evaluation.json").write_text("{}")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_names_of_files_are_those_of_their_rooms() -> None:
+    assert going_back.LOG == step_log.NAME
+    assert set(OF_THE_END) == {FINAL_MODEL, MERGED_MODEL, PORTABLE_ADAPTER, EVALUATION, SAMPLES, MEMORY}
+
+
+def test_a_checkpoint_is_named_in_the_folder_or_by_its_path() -> None:
+    assert named_checkpoint(RUN, "checkpoint-4") == RUN / "checkpoint-4"
+    assert named_checkpoint(OTHER, "outputs/run/checkpoint-4") == RUN / "checkpoint-4"
+
+
+def test_outputs_is_the_output_root_wherever_that_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    RUN.parent.rename("elsewhere")
+    monkeypatch.setenv("GPTOSS_FT_OUTPUT_ROOT", "elsewhere")
+    assert named_checkpoint(OTHER, "outputs/run/checkpoint-4") == Path("elsewhere/run/checkpoint-4")
+
+
+def refusal(name: str) -> tuple[str, str]:
+    before = names(RUN)
+    with pytest.raises(OutputError) as raised:
+        named_checkpoint(RUN, name)
+    assert names(RUN) == before
+    return raised.value.message, raised.value.cure
+
+
+def test_one_that_is_missing_or_damaged_is_told_with_those_that_are_there() -> None:
+    (RUN / "checkpoint-4" / "weights").write_text("run X")
+    damage = "weights is not what was written: its SHA-256 differs"
+    there = f"There are: checkpoint-10; checkpoint-4 (not whole: {damage}); checkpoint-2."
+    assert refusal("checkpoint-3") == ("there is no checkpoint outputs/run/checkpoint-3", there)
+    assert refusal("checkpoint-4") == (f"outputs/run/checkpoint-4 is not whole: {damage}", there)
+    assert refusal("outputs/run/final_model") == ("there is no checkpoint outputs/run/final_model", there)
+    assert refusal("nope/checkpoint-1") == ("there is no checkpoint nope/checkpoint-1", there)
+    assert refusal("outputs/checkpoint-1") == ("there is no checkpoint outputs/checkpoint-1", "outputs holds none.")
+
+
+def test_one_outside_a_run_is_refused() -> None:
+    (RUN / "checkpoint-2").rename("checkpoint-2")
+    assert refusal("./checkpoint-2")[0] == (
+        "checkpoint-2 lies beside no manifest.json, so what it was trained on is not known"
+    )
+
+
+def test_all_that_came_later_becomes_a_runs_folder_of_its_own() -> None:
+    assert go_back(RUN, RUN / "checkpoint-2") == (RUN / "checkpoint-2", RUN / "set-aside-1")
+    assert names(RUN) == ["checkpoint-2", "job.yaml", "log.jsonl", "manifest.json", "set-aside-1"]
+    assert names(RUN / "set-aside-1") == [
+        "checkpoint-10", "checkpoint-4", "evaluation.json", "final_model", "job.yaml", "log.jsonl", "manifest.json",
+    ]  # fmt: skip
+    statuses = [json.loads((path / "manifest.json").read_text())["status"] for path in (RUN, RUN / "set-aside-1")]
+    assert statuses == ["interrupted", "finished"]
+    # Once more: nothing came later.
+    assert go_back(RUN, RUN / "checkpoint-2") == (RUN / "checkpoint-2", None)
+
+
+def test_to_what_was_set_aside_one_can_go_back() -> None:
+    go_back(RUN, RUN / "checkpoint-2")
+    aside = named_checkpoint(RUN, "outputs/run/set-aside-1/checkpoint-4")
+    assert go_back(RUN, aside) == (RUN / "checkpoint-4", RUN / "set-aside-2")
+    assert what_is_wrong(RUN / "checkpoint-4") is None
+    assert names(RUN / "set-aside-2") == ["checkpoint-2", "job.yaml", "log.jsonl", "manifest.json"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_checkpoint_of_another_run_comes_with_its_manifest_and_log(is_there: bool) -> None:
+    if is_there:
+        make_run(OTHER, 2, 6)
+    else:
+        OTHER.mkdir()
+    own, aside = go_back(OTHER, RUN / "checkpoint-2")
+    assert (own / "weights").read_text() == "run 2"
+    assert what_is_wrong(own) is None
+    assert names(OTHER)[:4] == ["checkpoint-2", "job.yaml", "log.jsonl", "manifest.json"] or not is_there
+    assert (OTHER / "log.jsonl").read_text() == "run\n"
+    manifest = json.loads((OTHER / "manifest.json").read_text())
+    assert (manifest["started"], manifest["status"]) == ("run", "interrupted")
+    assert names(RUN)[:3] == ["checkpoint-10", "checkpoint-2", "checkpoint-4"]
+    if is_there:
+        assert aside == OTHER / "set-aside-1"
+        assert (aside / "checkpoint-2" / "weights").read_text() == "other 2"
+        assert (aside / "log.jsonl").read_text() == "other\n"
+    else:
+        assert aside is None
