@@ -1,11 +1,11 @@
 """A checkpoint of a killed run damaged in every file, and the run continued by the same command.
 
-    PYTHONPATH=. python benchmarks/damage.py [--files N] [--seed 0] [--output FILE]
+    PYTHONPATH=. python benchmarks/damage.py [--points N] [--seed 0] [--output FILE]
 
-Each file of the newest checkpoint in turn (or `--files` that are drawn) is cut to half its length, emptied, has one bit
-flipped, is removed, or is a folder; at last a file of every checkpoint is cut. The damaged one must be named and set
-aside, the one before it used, no traceback shown, and the end must be the same to the bit as that of a run that was
-neither killed nor damaged. A tiny job, on a CPU.
+Each file of the newest checkpoint in turn is cut to half its length, emptied, has one bit flipped, is removed, or is a
+folder (or `--points` of all these are drawn); at last a file of every checkpoint is cut. The damaged one must be named
+and set aside, the one before it used, no traceback shown, and the end must be the same to the bit as that of a run that
+was neither killed nor damaged. A tiny job, on a CPU.
 """
 
 import argparse
@@ -47,13 +47,13 @@ class Damaged:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, help="so many of all of them; by default all")
+    parser.add_argument("--points", type=int, help="so many damages of all; by default each")
     parser.add_argument("--seed", type=int, default=0, help="which ones")
     parser.add_argument("--output", type=Path, help="a JSON file for the results")
     chosen = parser.parse_args(arguments)
     import_everything()
     with tempfile.TemporaryDirectory() as folder:
-        results = list(damage_and_continue(Path(folder), chosen.files, chosen.seed))
+        results = list(damage_and_continue(Path(folder), chosen.points, chosen.seed))
     good = sum(not result.wrong for result in results)
     print(f"{good} of {len(results)} damaged checkpoints were not used, and their runs ended as one that had none")
     if chosen.output is not None:
@@ -72,9 +72,10 @@ def damage_and_continue(folder: Path, number: int | None, seed: int) -> Iterator
     kill_with_two_checkpoints(killed)
     newest, before, *_ = checkpoints(killed)
     files = sorted(path.name for path in newest.iterdir())
+    cases = [(name, damage) for name in files for damage in DAMAGES]
     if number is not None:
-        files = sorted(random.Random(seed).sample(files, number))
-    cases = [(name, damage) for name in files for damage in DAMAGES] + [(files[0], EVERY)]
+        cases = random.Random(seed).sample(cases, number)
+    cases.append((files[0], EVERY))
     print(f"{'file':30}  {'damage':16}  code  {'went on from':14}  as it must be")
     for name, damage in cases:
         shutil.rmtree(damaged, ignore_errors=True)

@@ -15,7 +15,7 @@ filling_disk, full_disk = (importlib.import_module(name) for name in ("filling_d
 def test_a_run_meets_a_full_disk_and_goes_on(tmp_path: Path) -> None:
     command = [
         "unshare", "--user", "--map-root-user", "--mount",
-        sys.executable, str(REPOSITORY / "benchmarks" / "full_disk.py"), "--file-system", "tmpfs", "--points", "3",
+        sys.executable, str(REPOSITORY / "benchmarks" / "full_disk.py"), "--file-system", "tmpfs", "--points", "2",
         "--seed", "1", "--left", "0", "--output", str(tmp_path / "results.json"),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -23,7 +23,7 @@ def test_a_run_meets_a_full_disk_and_goes_on(tmp_path: Path) -> None:
         said = process.communicate(timeout=280)[0].decode()
     assert process.returncode == 0, said
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [result["wrong"] for result in results] == [[], [], []]
+    assert [result["wrong"] for result in results] == [[], []]
     assert {result["exit_code"] for result in results} <= {0, 3, 4}
 
 
