@@ -174,11 +174,24 @@ describe_run() { # fills `run`, what docker run is told of the container, and `o
     done
 }
 
-stop_after() { # ARGUMENTS of docker run: sets `seconds`, which `docker stop` waits: the grace period and five more
-    local asked=() grace=
+for_a_question() { # ARGUMENTS of docker run: sets `asking` to those of them that a container beside the job's can have
+    # Not a terminal, whose ends of lines are others, and nothing that there may be once.
+    asking=()
+    while (($# > 0)); do
+        case $1 in
+            --interactive* | --tty* | --detach | --detach=* | --cidfile=* | --name=* | --attach=*) ;;
+            --cidfile | --name | --attach | -a) shift ;;
+            *) [[ $1 == -+([itd]) ]] || asking+=("$1") ;;
+        esac
+        if (($# > 0)); then shift; fi
+    done
+}
+
+stop_after() { # sets `seconds`, which `docker stop` waits: the grace period and five more
+    local asked=() asking grace='' code=0
     seconds=35
     [[ ${job[0]:-} == @(''|-*|train) && " ${job[*]} " != *' --help '* ]] || return 0
-    local run=("$@")
+    for_a_question "${further[@]}"
     set -- "${job[@]}"
     while (($# > 0)); do
         case $1 in
@@ -187,10 +200,15 @@ stop_after() { # ARGUMENTS of docker run: sets `seconds`, which `docker stop` wa
         esac
         shift
     done
-    # Only the image can read the config. What is wrong with that the job will tell.
-    grace=$(docker run "${run[@]}" --env NVIDIA_VISIBLE_DEVICES=void "$image" setting training.grace_seconds \
-        "${asked[@]}" </dev/null 2>/dev/null) || return 0
-    if [[ $grace =~ ^[0-9]+(\.[0-9]+)?$ ]]; then LC_ALL=C printf -v seconds %.0f "$grace"; seconds=$((seconds + 5)); fi
+    # Only the image can read the config.
+    grace=$(timeout --foreground 60 docker run "${run[@]}" "${asking[@]}" --env NVIDIA_VISIBLE_DEVICES=void "$image" \
+        setting training.grace_seconds "${asked[@]}" </dev/null 2>/dev/null) || code=$?
+    if [[ $code == 0 && $grace =~ ^[0-9]+(\.[0-9]+)?$ ]]; then
+        LC_ALL=C printf -v seconds %.0f "$grace"
+        seconds=$((seconds + 5))
+    elif [[ $code != "$EXIT_USAGE" ]]; then # else something is wrong with the config, which the job will tell
+        say "the image does not answer what training.grace_seconds is (code $code); docker stop will wait $seconds s"
+    fi
 }
 
 for_the_job() { # fills `own`, what docker run is told of this container alone
@@ -246,7 +264,7 @@ run_in_container() {
     trap "rm -rf $(printf %q "$scratch")" EXIT
     describe_run
     map_config
-    stop_after "${run[@]}" "${further[@]}"
+    stop_after
     for_the_job
     run=("${own[@]}" "${run[@]}" "${further[@]}")
     run_client

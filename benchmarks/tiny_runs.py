@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-LOGGED = ("step", "loss", "learning_rate", "grad_norm", "epoch", "tokens")
+LOGGED = ("step", "loss", "learning_rate", "grad_norm", "epoch", "tokens", "eval_loss")
 PHASES = ("preparation", "step", "save", "end")
 SCREEN = "screen"
 MOST_INTERRUPTIONS = 3

@@ -86,6 +86,10 @@ class MachineError(JobError):
     exit_code = ExitCode.MACHINE
 
 
+class DiskError(MachineError):
+    """The disk does not take what a command writes. Once that is mended the command goes on: its end says how."""
+
+
 class HubError(JobError):
     """The hub refused, a token is missing or wrong, or there is no network."""
 

@@ -33,11 +33,14 @@ from gptoss_ft.reporting.evaluation_report import EVALUATION, show_evaluation
 from gptoss_ft.reporting.files import write_json
 from gptoss_ft.reporting.manifest import Manifest
 from gptoss_ft.reporting.memory_report import MemoryReport, make_memory_report, start_measuring, write_memory_report
-from gptoss_ft.reporting.output_folder import FINAL_MODEL, OutputFolder, better_checkpoint
-from gptoss_ft.reporting.same_job import REVISION, data_changes, weights_changes
+from gptoss_ft.reporting.output_folder import FINAL_MODEL, OutputFolder
+from gptoss_ft.reporting.same_job import REVISION, data_changes, resolved_changes, weights_changes
 from gptoss_ft.reporting.step_log import StepLog
+from gptoss_ft.reporting.trainer_state import better_checkpoint
 from gptoss_ft.runtime import Device, direct_wandb, evaluation_wanted, limit_gpu_memory, release_cached_memory
+from gptoss_ft.training.arguments import as_resolved
 from gptoss_ft.training.callbacks import StepReporter
+from gptoss_ft.training.steps_left import refuse_half_trained
 from gptoss_ft.training.trainer import build_trainer, run
 
 
@@ -80,10 +83,14 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
 
     # The commit of the hub's repository; None for a folder.
     base = {"repository": repository, "commit": getattr(model.config, "_commit_hash", None)}
-    output = output.accepting(weights_changes(output.earlier, base["commit"]), REVISION).gone_back()
+    resolved = as_resolved(job, model.dtype, output.path)
+    output = output.accepting(weights_changes(output.earlier, base["commit"]), REVISION)
+    output = output.accepting(resolved_changes(output.earlier, resolved), "model.dtype")
+    refuse_half_trained(output, job.training, data.train.num_rows if full_rows is None else len(full_rows.members))
+    output = output.gone_back()
     narration.show_differences(console, output)
     manifest = Manifest(output.path, job, device, data_facts, {**base, **asdict(facts)}, output.history)
-    manifest.write("running")
+    manifest.write("running", resolved=resolved)
     write_job_file(job, output.path)
     direct_wandb(output.path, job.tracking.project)
     asks = bool(job.evaluation.prompts) and evaluation_wanted()
@@ -106,10 +113,12 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
     baseline, started = start_measuring(device), time.monotonic() - output.earlier_seconds
     if output.is_complete(job.training):
         # Stopped between its last step and final_model: another step would be one too many.
+        assert output.resume_from is not None
         load_existing(model, str(output.resume_from))
+        trainer.load_totals(output.resume_from)
     elif not run(trainer, StepReporter(log, device, job.training.loss_alarm), output.resume_from):
         manifest.write("interrupted")
-        raise Interrupted(trainer.stop.told(trainer.state), output.start.how_to_continue)
+        raise Interrupted(trainer.stop.told(trainer.state), output.start.how_to_continue())
     if job.training.load_best_model_at_end and (best := better_checkpoint(output.path)):
         narration.show_best(console, best)
         if best.wrong is None:

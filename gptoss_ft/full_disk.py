@@ -4,20 +4,20 @@ import os
 import tempfile
 from pathlib import Path
 
-from gptoss_ft.errors import MachineError
+from gptoss_ft.errors import DiskError
 from gptoss_ft.runtime import cache_folder, hub_cache, output_root
 
 # A disk with less is full: what failed took its last blocks, or needed a few more than there were.
 NEXT_TO_NOTHING = 1 << 20
 
 
-def full_disk(error: BaseException) -> MachineError:
+def full_disk(error: BaseException) -> DiskError:
     """`error` (see `errors.is_disk_full`) as a person's. It names the file where the exception does, else those of a
     run's folders whose disk is full; all of them where none is any more, as after a large file that was taken back."""
     named = getattr(error, "filename", None)
     places = [os.fsdecode(named)] if isinstance(named, str | bytes) else list(map(str, _full_places()))
     words = f"under {places[0]}" if len(places) == 1 else f"under one of {', '.join(places)}"
-    return MachineError(f"no space is left on the disk {words}", "Make space; the same command continues.")
+    return DiskError(f"no space is left on the disk {words}", "Make space.")
 
 
 def _full_places() -> list[Path]:

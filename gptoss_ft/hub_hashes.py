@@ -95,7 +95,8 @@ def _is_own_hub() -> bool:
 
 
 def _listed_hashes(repository: str, kind: Repositories, commit: str, files: Sequence[_File]) -> dict[str, str]:
-    """The hashes by file that the hub lists, in the form of `_has_hash`; none where it does not answer."""
+    """The hashes by file that the hub lists, in the form of `_has_hash`; none where it does not answer, or what is no
+    list of files."""
     import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -107,8 +108,16 @@ def _listed_hashes(repository: str, kind: Repositories, commit: str, files: Sequ
         )
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError):
         return {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # A mirror's answer, which the client cannot take apart.
+        return {}
     there = [entry for entry in entries if isinstance(entry, RepoFile)]
-    return {entry.path: entry.lfs.sha256 if entry.lfs is not None else entry.blob_id for entry in there}
+    listed = [(entry.path, entry.lfs.sha256 if entry.lfs is not None else entry.blob_id) for entry in there]
+    return {path: found for path, found in listed if isinstance(path, str) and _is_hash(found)}
+
+
+def _is_hash(found: object) -> bool:
+    return isinstance(found, str) and bool(SHA256.fullmatch(found) or GIT_SHA1.fullmatch(found))
 
 
 def _has_hash(file: _File, wanted: str) -> bool:

@@ -8,10 +8,13 @@ import sys
 import threading
 from collections.abc import Collection
 from contextlib import suppress
+from functools import cache
+from netrc import NetrcParseError, netrc
+from pathlib import Path
 from typing import Any, TextIO
 from weakref import WeakSet
 
-from gptoss_ft.runtime import SHORTEST_SECRET, secrets_in_environment
+from gptoss_ft.runtime import SHORTEST_SECRET, login_file, secrets_in_environment
 
 HIDDEN = "(token)"
 # Secrets from this length on are hidden wherever they stand.
@@ -43,7 +46,8 @@ CREDENTIALS = re.compile(r"(?<=://)[^\s/'\"]+(?=@)")
 
 
 def known_secrets() -> frozenset[str]:
-    """The secrets that this process was given: by its environment, or by a login that the hub's client keeps."""
+    """The secrets that this process was given: by its environment, or by a login that the hub's client or ~/.netrc
+    keeps."""
     stored = None
     # Else nothing has read the login's file, and importing the client takes longer than most errors do.
     if "huggingface_hub" in sys.modules:
@@ -52,7 +56,18 @@ def known_secrets() -> frozenset[str]:
         # It also asks services, and reads a file that may be another's.
         with suppress(Exception):
             stored = get_token()
-    return secrets_in_environment() | frozenset([stored] if stored and len(stored) >= SHORTEST_SECRET else [])
+    kept = [stored or "", *_passwords_in(login_file())]
+    return secrets_in_environment() | frozenset(secret for secret in kept if len(secret) >= SHORTEST_SECRET)
+
+
+@cache
+def _passwords_in(file: Path) -> tuple[str, ...]:
+    """Those of a .netrc; none where it is not there, or is none."""
+    try:
+        hosts = netrc(file).hosts
+    except (OSError, NetrcParseError, UnicodeDecodeError):
+        return ()
+    return tuple(password for _, _, password in hosts.values() if password)
 
 
 def redacted(text: str, secrets: Collection[str] | None = None) -> str:

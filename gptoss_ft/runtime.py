@@ -25,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
+from urllib.parse import unquote
 
 from gptoss_ft.errors import MachineError, SettingError
 
@@ -39,6 +40,7 @@ COMPILERS = ("torch", "triton", "unsloth", "unsloth_zoo", "transformers")
 SWITCHES = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 SECRET_NAME = re.compile("(?:TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY)$", re.IGNORECASE)
+PROXY_NAME = re.compile("_PROXY$", re.IGNORECASE)
 SHORTEST_SECRET = 8
 
 DeviceKind = Literal["cuda", "cpu"]
@@ -389,10 +391,27 @@ def has_wandb_key() -> bool:
 
 
 def secrets_in_environment() -> frozenset[str]:
-    """The values of variables named like one that holds a secret: HF_TOKEN, HUGGING_FACE_HUB_TOKEN, WANDB_API_KEY, …"""
-    given = (value.strip() for name, value in os.environ.items() if SECRET_NAME.search(name))
+    """The values of variables named like one that holds a secret: HF_TOKEN, HUGGING_FACE_HUB_TOKEN, WANDB_API_KEY, …;
+    and of proxies, whose address needs no scheme, `user:password` and the password."""
+    given = [value.strip() for name, value in os.environ.items() if SECRET_NAME.search(name)]
+    logins = [login for name, value in os.environ.items() if PROXY_NAME.search(name) if (login := _login_in(value))]
+    for login in logins:
+        password = login.partition(":")[2]
+        given += [password, unquote(password)]
     # A shorter one is none, and would be found in words.
-    return frozenset(value for value in given if len(value) >= SHORTEST_SECRET)
+    return frozenset([*(value for value in given if len(value) >= SHORTEST_SECRET), *logins])
+
+
+def _login_in(address: str) -> str:
+    """`user:password` of an address; empty where it has none."""
+    login = address.strip().rpartition("://")[2].rpartition("@")[0]
+    return login if login.partition(":")[2] else ""
+
+
+def login_file() -> Path:
+    """The file of logins by host, of which W&B keeps one and the network's libraries read others."""
+    # Path.expanduser has an error for a user without a home.
+    return Path(os.path.expanduser(os.environ.get("NETRC") or "~/.netrc"))
 
 
 def hub_user() -> str | None:

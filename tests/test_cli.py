@@ -3,6 +3,7 @@
 Most run `main` in this process, where an exception that is not a user's would end the test; a few start train.py.
 """
 
+import errno
 import importlib
 import io
 import json
@@ -19,7 +20,7 @@ import pytest
 
 from gptoss_ft import cli, job
 from gptoss_ft.config import LoadedConfig
-from gptoss_ft.errors import ExitCode, Interrupted
+from gptoss_ft.errors import DiskError, ExitCode, Interrupted
 from gptoss_ft.reporting.output_folder import Start
 
 ROOT = Path(__file__).parents[1]
@@ -532,7 +533,34 @@ def test_an_interruption_of_what_would_begin_anew(run: Run, monkeypatch: pytest.
     run("--config", "job.yaml", "--restart").check(
         ExitCode.INTERRUPTED,
         "stopped: at once; steps since the last checkpoint, if any, are lost",
-        "The same command, without --restart, continues.",
+        "The same command begins anew.",
+    )
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "/full")
+
+
+@pytest.mark.parametrize(
+    ("options", "moves", "go_on"),
+    [
+        ((), False, "The same command continues."),
+        (("--restart",), False, "The same command begins anew."),
+        (("--restart",), True, "The same command, without --restart, continues."),
+        (("--from", "checkpoint-2"), False, "The same command continues."),
+        (("--from", "checkpoint-2"), True, "The same command, without --from, continues."),
+    ],
+)
+@pytest.mark.parametrize("error", [FULL, DiskError("no space is left on the disk under /full", "Make space.")])
+def test_how_to_go_on_after_a_full_disk_depends_on_what_was_moved(
+    run: Run, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], moves: bool, go_on: str, error: Exception
+) -> None:
+    def train(loaded: LoadedConfig, start: Start) -> None:
+        start.has_moved = moves
+        raise error
+
+    monkeypatch.setattr(job, "train", train)
+    run("--config", "job.yaml", *options).check(
+        ExitCode.MACHINE, "error: no space is left on the disk under /full", f"Make space. {go_on}"
     )
 
 

@@ -12,8 +12,8 @@ from gptoss_ft.errors import JobError, is_disk_full
 def test_every_kind_of_error_has_its_code() -> None:
     kinds = {name: kind.exit_code for name, kind in vars(errors).items() if _is_kind(kind)}
     assert kinds == {
-        "ConfigError": 2, "SettingError": 2, "DataError": 3, "OutputError": 3, "MachineError": 4, "HubError": 5,
-        "ExportError": 6, "NotFiniteError": 7, "Interrupted": 75,
+        "ConfigError": 2, "SettingError": 2, "DataError": 3, "OutputError": 3, "MachineError": 4, "DiskError": 4,
+        "HubError": 5, "ExportError": 6, "NotFiniteError": 7, "Interrupted": 75,
     }  # fmt: skip
 
 

@@ -20,7 +20,8 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_file_is_named_where_the_exception_does() -> None:
     error = full_disk(OSError(errno.ENOSPC, "No space left on device", "/some/file"))
     assert error.message == "no space is left on the disk under /some/file"
-    assert error.exit_code == ExitCode.MACHINE
+    # How to go on is the command's to say.
+    assert (error.exit_code, error.cure) == (ExitCode.MACHINE, "Make space.")
 
 
 def test_else_the_folders_whose_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

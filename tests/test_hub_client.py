@@ -194,6 +194,23 @@ def test_files_of_a_mirror_without_hashes_are_used_and_not_called_compared(
     assert not (tmp_path / "cache" / "compared").exists()
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<html>a login</html>", "null", "7", '["config.json"]', '[{"path": "config.json"}]', '[{"type": "file"}]',
+        '[{"type": "file", "path": "config.json", "size": 1, "oid": "x", "lfs": "y"}]',
+        '[{"type": "file", "path": "config.json", "size": 1, "oid": "another form than git\'s"}]',
+        '[{"type": "file", "path": "config.json", "size": 1, "oid": null}]',
+        '[{"type": "file", "path": ["config.json"], "size": 1, "oid": "a"}]',
+    ],
+)  # fmt: skip
+def test_what_is_no_list_of_hashes_says_nothing(hub: DownloadHub, tmp_path: Path, answer: str) -> None:
+    hub.etag = ETAGS["md5"]
+    hub.faults.append(Fault("POST", "paths-info", 200, body=answer.encode()))
+    assert fetched(tmp_path) == hub.files[NAME]
+    assert all(len(hub.begins(file)) == 1 for file in hub.files[NAME])
+
+
 def test_what_gives_no_etag_is_no_hub(hub: DownloadHub, tmp_path: Path) -> None:
     hub.etag = lambda content: None
     with pytest.raises(HubError) as caught:

@@ -289,11 +289,56 @@ def test_a_run_stopped_after_its_last_step_only_lacks_final_model(run: Run, monk
     assert (result.final_model / "adapter_model.safetensors").read_bytes() == before
 
 
-def test_a_signal_in_the_last_step_does_not_interrupt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_in_the_last_step_interrupts_as_well(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sent it waits for the end, and final_model, an evaluation and a push may take longer than that."""
     build = finetuning.build_trainer
-    monkeypatch.setattr(finetuning, "build_trainer", lambda *args: [t := build(*args), t.add_callback(SignalAt(4))][0])
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="after 4 of 4 steps, the state is saved"):
+        patched.setattr(finetuning, "build_trainer", lambda *args: [t := build(*args), t.add_callback(SignalAt(4))][0])
+        run()
+    assert not Path("outputs/run/final_model").exists()
     assert len(run().losses) == 4
     assert json.loads(Path("outputs/run/manifest.json").read_text())["status"] == "finished"
+
+
+def resolve_otherwise(**values: str) -> None:
+    path = Path("outputs/run/manifest.json")
+    manifest = json.loads(path.read_text())
+    assert manifest["resolved"] == {"dtype": "float32", "optimizer": "adamw_torch_fused"}
+    manifest["resolved"].update(values)
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_machine_that_resolves_another_dtype_needs_permission(
+    load: Callable[..., LoadedConfig], interrupted_run: None
+) -> None:
+    resolve_otherwise(dtype="float16")
+    with pytest.raises(OutputError, match=r"changed:\n  model.dtype: resolved as float16 → resolved as float32$"):
+        job.train(load())
+    job.train(load(), Start(allowed=("model.dtype",)))
+    (change,) = json.loads(Path("outputs/run/manifest.json").read_text())["continued"][0]["changed"]
+    assert change == {"key": "model.dtype", "before": "resolved as float16", "now": "resolved as float32"}
+
+
+def test_another_optimizers_state_does_not_fit(load: Callable[..., LoadedConfig], interrupted_run: None) -> None:
+    resolve_otherwise(optimizer="adamw_8bit")
+    with pytest.raises(OutputError, match=r"training\.optim: resolved as adamw_8bit → resolved as adamw_torch_fused"):
+        job.train(load(), Start(allowed=("training.optim",)))
+
+
+def test_larger_steps_do_not_end_a_job_half_trained(
+    load: Callable[..., LoadedConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs = ("training.max_steps=", "training.num_train_epochs=2", "dataset.max_samples=8")
+    build = finetuning.build_trainer
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(finetuning, "build_trainer", lambda *args: [t := build(*args), t.add_callback(SignalAt(3))][0])
+        job.train(load(*epochs))
+    larger = load(*epochs, "training.gradient_accumulation_steps=4")
+    with pytest.raises(
+        OutputError, match=r"2 epochs are 2 steps by now, but .*checkpoint-3 is already of step 3"
+    ) as no:
+        job.train(larger, Start(allowed=("training.gradient_accumulation_steps",)))
+    assert no.value.key == "training.num_train_epochs"
 
 
 def test_losses_are_means_over_the_same_steps_after_an_interruption(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

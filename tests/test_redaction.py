@@ -51,6 +51,39 @@ def test_what_the_environment_names_a_secret_is_hidden(name: str, monkeypatch: p
     assert redacted("in short") == "in short"
 
 
+@pytest.mark.parametrize("name", ["https_proxy", "HTTP_PROXY", "ALL_PROXY"])
+@pytest.mark.parametrize("form", ["{}@host:3128", "http://{}@host:3128", " socks5://{}@host "])
+def test_a_proxys_login_is_hidden_with_a_scheme_or_without(
+    name: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, form.format("ann:pw"))
+    assert redacted("no way through ann:pw@host:3128, pw") == "no way through (token)@host:3128, pw"
+    monkeypatch.setenv(name, form.format("ann:long%40password"))
+    assert redacted("ann:long%40password@host") == "(token)@host"
+    assert redacted("long@password or long%40password") == "(token) or (token)"
+    for without in ("host:3128", "ann@host:3128", "ann:@host"):
+        monkeypatch.setenv(name, without)
+        assert redacted("ann: host:3128 3128") == "ann: host:3128 3128"
+
+
+@pytest.mark.parametrize("variable", ["HOME", "NETRC"])
+def test_a_key_that_wandb_keeps_is_hidden(variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NETRC", raising=False)
+    file = tmp_path / ".netrc"
+    monkeypatch.setenv(variable, str(tmp_path if variable == "HOME" else file))
+    file.write_text(f"machine api.wandb.ai\n  login user\n  password {KEY}\n")
+    assert redacted(f"key {KEY}") == "key (token)"
+
+
+@pytest.mark.parametrize("content", [b"machine", b"\xff\xfe", b"machine a login b password short"])
+def test_a_login_file_that_cannot_be_read_hides_nothing(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_bytes(content)
+    assert redacted("in short") == "in short"
+
+
 def test_of_two_secrets_the_longer_is_hidden_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_TOKEN", "12345678")
     monkeypatch.setenv("B_TOKEN", "12345678-rest")

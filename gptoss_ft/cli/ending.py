@@ -1,7 +1,7 @@
 """How a command ends: a `JobError` as one message with its place and its cure, and its exit code."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -9,15 +9,25 @@ import typer
 from rich.console import Console
 
 from gptoss_ft.config import ConfigSource
-from gptoss_ft.errors import Interrupted, JobError, is_disk_full
+from gptoss_ft.errors import DiskError, Interrupted, JobError, is_disk_full
 from gptoss_ft.full_disk import full_disk
 from gptoss_ft.redaction import redacted
 
-# What an interruption leaves, and what to do after it.
-Interruption = tuple[str, str]
-ANEW: Interruption = ("nothing is left half done", "The same command begins anew.")
-FILES_KEPT: Interruption = ("the files of weights that were whole are kept", "The same command continues.")
-UPLOAD_KEPT: Interruption = ("what has arrived at the hub is not sent again", "The same command continues.")
+# What an interruption leaves, and what to do after it or once a full disk has room: that may depend on how far it came.
+Interruption = tuple[str, Callable[[], str]]
+
+
+def _begins_anew() -> str:
+    return "The same command begins anew."
+
+
+def _continues() -> str:
+    return "The same command continues."
+
+
+ANEW: Interruption = ("nothing is left half done", _begins_anew)
+FILES_KEPT: Interruption = ("the files of weights that were whole are kept", _continues)
+UPLOAD_KEPT: Interruption = ("what has arrived at the hub is not sent again", _continues)
 
 
 @contextmanager
@@ -32,8 +42,12 @@ def errors_shown(source: ConfigSource | None = None, interruption: Interruption 
         # `nohup` has HUP ignored, and means it.
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, interrupt)
+    left, how_to_go_on = interruption
     try:
         yield
+    except DiskError as error:
+        _show_disk_error(error, source, how_to_go_on())
+        raise typer.Exit(error.exit_code) from None
     except JobError as error:
         show_error(error, source)
         raise typer.Exit(error.exit_code) from None
@@ -42,13 +56,16 @@ def errors_shown(source: ConfigSource | None = None, interruption: Interruption 
         if not is_disk_full(error):
             raise
         full = full_disk(error)
-        show_error(full, None)
+        _show_disk_error(full, None, how_to_go_on())
         raise typer.Exit(full.exit_code) from None
     except KeyboardInterrupt:
-        left, cure = interruption
-        stop = Interrupted(f"at once; {left}", cure)
+        stop = Interrupted(f"at once; {left}", how_to_go_on())
         show_error(stop, None)
         raise typer.Exit(stop.exit_code) from None
+
+
+def _show_disk_error(error: DiskError, source: ConfigSource | None, how_to_go_on: str) -> None:
+    show_error(DiskError(error.message, f"{error.cure} {how_to_go_on}", error.key), source)
 
 
 def show_error(error: JobError, source: ConfigSource | None) -> None:

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from gptoss_ft.config import JobConfig
-from gptoss_ft.errors import MachineError
+from gptoss_ft.errors import DiskError
 from gptoss_ft.planning.adapter_size import trained_values
 from gptoss_ft.planning.lengths import Lengths
 from gptoss_ft.planning.memory import OPTIMIZER_BYTES
@@ -21,7 +21,7 @@ BESIDE_GIB = 0.03
 
 
 def refuse_too_little_disk(job: JobConfig, repository: str, lengths: Lengths, folder: Path) -> None:
-    """Raise `MachineError` unless the checkpoints that are kept, the one that is being written and final_model fit
+    """Raise `DiskError` unless the checkpoints that are kept, the one that is being written and final_model fit
     beside what is free; those that are there already count. A model of an unknown kind is let through."""
     shapes = read_shapes(job, repository)
     if shapes is None:
@@ -35,7 +35,7 @@ def refuse_too_little_disk(job: JobConfig, repository: str, lengths: Lengths, fo
     needed = kept * checkpoint_gib + adapter_gib - there
     free = free_gib(folder)
     if free < needed:
-        raise MachineError(
+        raise DiskError(
             f"{folder} has {free:.1f} GiB free; checkpoints ({kept} x {checkpoint_gib:.2f} GiB) and final_model need "
             f"{needed:.1f}",
             "Make space, name another place (OUTPUT_ROOT for train.sh, or training.output_dir), lower "

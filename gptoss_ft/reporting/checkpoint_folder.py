@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptoss_ft.reporting.files import follow_umask
+from gptoss_ft.reporting.files import flush_file, flush_folder, follow_umask
 
 CHECKPOINT = "checkpoint-"
 MANIFEST = "checkpoint.json"
@@ -51,21 +51,27 @@ def seal(partial: Path, step: int) -> None:
     follow_umask(partial)
     files = {}
     for path in _files_in(partial):
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
+        flush_file(path)
         files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     with (partial / MANIFEST).open("w", encoding="utf-8") as stream:
         json.dump({"step": step, "files": files}, stream, indent=2)
         stream.write("\n")
         stream.flush()
         os.fsync(stream.fileno())
-    _flush_folder(partial)
+    flush_folder(partial)
 
 
 def publish(partial: Path, checkpoint: Path) -> None:
     """Give a sealed folder its name, for good."""
     partial.rename(checkpoint)
-    _flush_folder(checkpoint.parent)
+    flush_folder(checkpoint.parent)
+
+
+def sealed_files(checkpoint: Path) -> dict[str, dict[str, Any]] | None:
+    """The bytes and SHA-256 of each file by its name, as checkpoint.json has them; None where that is missing, or not
+    what was written."""
+    content = _read(checkpoint)
+    return content["files"] if content is not None else None
 
 
 def what_is_wrong(checkpoint: Path) -> str | None:
@@ -158,11 +164,3 @@ def _read(checkpoint: Path) -> dict[str, Any] | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,8 @@ from gptoss_ft.errors import OutputError
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write beside, then rename. The file's mode follows the umask."""
+    """Write beside, flush, then rename: also after a power cut it is the old file or the new one. Its mode follows the
+    umask."""
     _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -40,12 +41,31 @@ def _beside(path: Path) -> Path:
 def _write(path: Path, text: str) -> None:
     beside = _beside(path)
     try:
-        beside.write_text(text, encoding="utf-8")
+        with beside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
         beside.replace(path)
     except OSError:
         # The disk is full: half a file is of no use.
         beside.unlink(missing_ok=True)
         raise
+    flush_folder(path.parent)
+
+
+def flush_file(path: Path) -> None:
+    """Have what was written to a file on the disk."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, not those in its folders."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def follow_umask(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import gptoss_ft
 from gptoss_ft.config import JobConfig
+from gptoss_ft.errors import OutputError
 from gptoss_ft.reporting.files import write_json
 from gptoss_ft.runtime import Device, code_commit, image_id
 
@@ -67,6 +68,16 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     # `dataset` may be a list of entries.
     owners = [owner for keys in sections.values() for owner in (keys if isinstance(keys, list) else [keys])]
     return content if all(isinstance(keys, dict) for keys in owners) else None
+
+
+def refuse_unreadable(folder: Path, others: str) -> None:
+    """Raise `OutputError` where `folder` has a manifest and `read_manifest` none. `others` are cures beside a copy."""
+    if (folder / NAME).exists():
+        raise OutputError(
+            f"{folder / NAME} cannot be read, so what was trained there is not known",
+            f"Put a copy of it back, {others}.",
+            "training.output_dir",
+        )
 
 
 def code_facts() -> dict[str, str | None]:

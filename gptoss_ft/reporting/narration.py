@@ -14,8 +14,9 @@ from gptoss_ft.data.summary import Progress, SplitSummary, Summary
 from gptoss_ft.planning.plan import Plan
 from gptoss_ft.reporting.console import counted, show_section
 from gptoss_ft.reporting.memory_report import MemoryReport, show_memory_report
-from gptoss_ft.reporting.output_folder import BestCheckpoint, OutputFolder
+from gptoss_ft.reporting.output_folder import OutputFolder
 from gptoss_ft.reporting.plan_report import show_memory, show_plan
+from gptoss_ft.reporting.trainer_state import BestCheckpoint
 from gptoss_ft.runtime import Device
 from gptoss_ft.training.tracking import trackers
 

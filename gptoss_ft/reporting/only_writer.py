@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from gptoss_ft.errors import OutputError
+from gptoss_ft.errors import OutputError, is_disk_full
 from gptoss_ft.reporting.files import write_json
 
 
@@ -71,14 +71,26 @@ def only_writer(folder: Path, refusal: Refusal = BY_OUTPUT) -> Iterator[Writer |
             # filelock 4.2 waits for a lock that nobody holds where no file can be made, as in /proc.
             error = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         raise refusal(folder, error, _read(told)) from None
-    with lock:
+    try:
         gone = _read(told)
+        _tell(told, folder, refusal)
         try:
-            since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-            write_json(told, asdict(Writer(socket.gethostname(), os.getpid(), since)))
             yield gone
         finally:
             told.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _tell(told: Path, folder: Path, refusal: Refusal) -> None:
+    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    try:
+        write_json(told, asdict(Writer(socket.gethostname(), os.getpid(), since)))
+    except OSError as error:
+        # What the command that shows it says of a full disk is more.
+        if is_disk_full(error):
+            raise
+        raise refusal(folder, error, None) from None
 
 
 def _read(told: Path) -> Writer | None:

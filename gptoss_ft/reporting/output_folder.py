@@ -1,54 +1,58 @@
 """Whose an output folder is: nobody's, this job's unfinished one, or one that must not be touched."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
 
 from gptoss_ft.config import JobConfig, TrainingSection
-from gptoss_ft.errors import OutputError
-from gptoss_ft.reporting.checkpoint_folder import Damage, checkpoints_in, newest_whole, step_of, sweep, what_is_wrong
+from gptoss_ft.errors import OutputError, is_disk_full
+from gptoss_ft.reporting.checkpoint_folder import CHECKPOINT, Damage, checkpoints_in, newest_whole, step_of, sweep
 from gptoss_ft.reporting.console import LIBRARIES_LOG
-from gptoss_ft.reporting.going_back import go_back, named_checkpoint
+from gptoss_ft.reporting.going_back import ASIDE, go_back, is_half_back, named_checkpoint
 from gptoss_ft.reporting.in_use import not_in_use
-from gptoss_ft.reporting.manifest import NAME, code_facts, library_versions, now, read_manifest
+from gptoss_ft.reporting.manifest import (
+    NAME,
+    code_facts,
+    library_versions,
+    now,
+    read_manifest,
+    refuse_unreadable,
+)
 from gptoss_ft.reporting.only_writer import Writer, in_words, only_writer
 from gptoss_ft.reporting.same_job import Change, code_changes, config_changes, refuse_changes
+from gptoss_ft.reporting.trainer_state import ends_with, seconds_until
 from gptoss_ft.runtime import output_root
 
 FINAL_MODEL = "final_model"
 MERGED_MODEL = "merged_model"
-TRAINER_STATE = "trainer_state.json"
-# The callbacks whose state in trainer_state.json says whether a run stopped early, and how long it took.
-EARLY_STOP = "HeldOutLoss"
-TIME = "StepReporter"
 CURE = "Pass --restart to keep it aside and train again, or set training.output_dir to another folder."
 
 
-# Of steps divided by the steps of an epoch.
-EPOCH_ROUNDING = 1e-6
-
-
-@dataclass(frozen=True)
+@dataclass
 class Start:
     """How a run is to begin. `restart`: a folder that is there is kept aside. `checkpoint`: go on from this one
-    (`checkpoint-N`, or a path), not from the newest. `allowed`: keys in which it may differ from the run before."""
+    (`checkpoint-N`, or a path), not from the newest. `allowed`: keys in which it may differ from the run before.
+
+    `has_moved`: what these two move has been moved, and must not be once more.
+    """
 
     restart: bool = False
     checkpoint: str | None = None
     allowed: tuple[str, ...] = ()
+    has_moved: bool = False
 
-    @property
     def how_to_continue(self) -> str:
-        """What to do after an interruption: the same command, but for what it would do once more."""
-        once = "--restart" if self.restart else "--from" if self.checkpoint else None
-        return f"The same command, without {once}, continues." if once else "The same command continues."
+        """What to do after an interruption now: the same command, but for what it would do once more."""
+        if self.has_moved:
+            return f"The same command, without {'--restart' if self.restart else '--from'}, continues."
+        return "The same command begins anew." if self.restart else "The same command continues."
 
 
+# It moves nothing, and so stays as it is.
 AS_EVER = Start()
 
 
@@ -64,7 +68,7 @@ class OutputFolder:
     path: Path
     resume_from: Path | None
     damages: tuple[Damage, ...] = ()
-    start: Start = AS_EVER
+    start: Start = field(default_factory=Start)
     gone: Writer | None = None
     earlier: dict[str, Any] | None = None
     changes: tuple[Change, ...] = ()
@@ -82,7 +86,13 @@ class OutputFolder:
         """With the checkpoint that `start` names as the newest, once nothing stands against it any more."""
         if self.start.checkpoint is None or self.resume_from is None:
             return self
-        own, aside = go_back(self.path, self.resume_from)
+        try:
+            own, aside = go_back(self.path, self.resume_from)
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            raise _not_writable(self.path, error, None) from None
+        self.start.has_moved = True
         return replace(self, resume_from=own, aside=aside)
 
     @property
@@ -105,31 +115,11 @@ class OutputFolder:
     @property
     def earlier_seconds(self) -> float:
         """How long training took until the checkpoint."""
-        state = _state_of(self.resume_from) if self.resume_from else {}
-        return float(_attributes(state, TIME).get("seconds", 0.0))
+        return seconds_until(self.resume_from) if self.resume_from else 0.0
 
     def is_complete(self, training: TrainingSection) -> bool:
-        """Whether all steps that `training` asks for are done, or it stopped early, and only final_model is missing.
-        What the run before was asked for does not count: that may have changed."""
-        if self.resume_from is None:
-            return False
-        state = _state_of(self.resume_from)
-        patience = training.early_stopping_patience
-        if patience is not None and _attributes(state, EARLY_STOP).get("waited", 0) >= patience:
-            return True
-        if training.num_train_epochs is not None:
-            return float(state["epoch"]) > training.num_train_epochs - EPOCH_ROUNDING
-        assert training.max_steps is not None
-        return self.resume_step >= training.max_steps
-
-
-@dataclass(frozen=True)
-class BestCheckpoint:
-    """A checkpoint, its loss on the held-out rows in nats a token, and why it is not whole."""
-
-    path: Path
-    loss: float
-    wrong: str | None
+        """Whether training is done, and only final_model is missing."""
+        return self.resume_from is not None and ends_with(self.resume_from, training)
 
 
 def folder_of(job: JobConfig) -> Path:
@@ -150,15 +140,21 @@ def claimed_folder(job: JobConfig, start: Start = AS_EVER) -> Iterator[OutputFol
 
 def _open(path: Path, job: JobConfig, start: Start) -> OutputFolder:
     try:
-        if start.restart and path.exists():
-            aside = _free_name(path)
-            with not_in_use(path):
-                path.rename(aside)
-            return OutputFolder(_made(path), None, start=start, aside=aside)
-        earlier = _manifest_of(path)
+        if start.restart:
+            return _restarted(path, start)
+        if is_half_back(path) and start.checkpoint is None:
+            raise OutputError(
+                f"{path} was on its way back to a checkpoint when train --from was cut off",
+                "Give the same --from again, or pass --restart to keep the folder aside and train again.",
+                "training.output_dir",
+            )
+        earlier = None if is_half_back(path) else _manifest_of(path)
         chosen = named_checkpoint(path, start.checkpoint) if start.checkpoint else None
         if chosen is not None:
             earlier = read_manifest(chosen.parent)
+            # Asked now, for it is minutes until anything is moved.
+            with not_in_use(path):
+                pass
         elif earlier is not None and earlier.get("status") == "finished":
             raise OutputError(f"{path} holds a finished job of {earlier.get('updated')}", CURE, "training.output_dir")
         output = OutputFolder(path, chosen, start=start)
@@ -181,6 +177,16 @@ def _open(path: Path, job: JobConfig, start: Start) -> OutputFolder:
             "training.max_steps",
         )
     return output if newest is not None else replace(output, earlier=None, changes=())
+
+
+def _restarted(path: Path, start: Start) -> OutputFolder:
+    aside = None
+    if path.exists():
+        aside = _free_name(path)
+        with not_in_use(path):
+            path.rename(aside)
+    start.has_moved = True
+    return OutputFolder(_made(path), None, start=start, aside=aside)
 
 
 def _made(path: Path) -> Path:
@@ -220,16 +226,17 @@ def _manifest_of(path: Path) -> dict[str, Any] | None:
         return None
     manifest = read_manifest(path)
     if manifest is None:
+        refuse_unreadable(path, "pass --restart to keep the folder aside, or set training.output_dir to another folder")
         _refuse_strange(path)
     return manifest
 
 
 def _refuse_strange(path: Path) -> None:
     """A folder without a manifest: fine when it is empty or holds only the log of a run that failed early, or what a
-    killed one had written of its manifest."""
+    killed one had written of its manifest, or copied to begin with."""
     if not path.is_dir():
         raise OutputError(f"{path} is a file, not a folder", key="training.output_dir")
-    own = (LIBRARIES_LOG, f".{NAME}.")
+    own = (LIBRARIES_LOG, f".{NAME}.", f".{CHECKPOINT}", f".{ASIDE}")
     strange = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(own))
     if strange:
         raise OutputError(
@@ -237,26 +244,3 @@ def _refuse_strange(path: Path) -> None:
             "Set training.output_dir to another folder, or pass --restart to keep this one aside.",
             "training.output_dir",
         )
-
-
-def better_checkpoint(path: Path) -> BestCheckpoint | None:
-    """The checkpoint in the folder of a run that has the lowest loss on held-out rows; None where that is the newest
-    one, or none was evaluated."""
-    newest = next(iter(checkpoints_in(path)), None)
-    state = _state_of(newest) if newest else {}
-    if newest is None or state.get("best_model_checkpoint") is None:
-        return None
-    # By its name: the folder may have another place by now.
-    best = path / Path(state["best_model_checkpoint"]).name
-    return BestCheckpoint(best, state["best_metric"], what_is_wrong(best)) if best != newest else None
-
-
-def _state_of(checkpoint: Path) -> dict[str, Any]:
-    """The trainer's state in a checkpoint that is whole."""
-    state: dict[str, Any] = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
-    return state
-
-
-def _attributes(state: dict[str, Any], callback: str) -> dict[str, Any]:
-    attributes: dict[str, Any] = state.get("stateful_callbacks", {}).get(callback, {}).get("attributes", {})
-    return attributes

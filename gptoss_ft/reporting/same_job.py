@@ -3,6 +3,7 @@
 A run goes on from another's checkpoint only where none of that changed, or where each change is allowed by its key.
 """
 
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
@@ -26,6 +27,8 @@ FREE_KEYS = frozenset(
         "max_skipped_steps", "loss_alarm", "grace_seconds", "time_limit",
     )
 )  # fmt: skip
+# The keys of what a config leaves to the machine, by its name in the manifest.
+RESOLVED_KEYS = {"dtype": "model.dtype", "optimizer": "training.optim"}
 # With another value of these a checkpoint's adapter or optimizer state does not fit.
 UNFIT_KEYS = frozenset(
     {
@@ -107,6 +110,17 @@ def weights_changes(manifest: Mapping[str, Any] | None, commit: str | None) -> l
     return [Change(REVISION, _word(before), _word(commit))]
 
 
+def resolved_changes(manifest: Mapping[str, Any] | None, resolved: Mapping[str, str]) -> list[Change]:
+    """Whether this machine makes another `dtype` or `optimizer` of the same config; `resolved` as in the
+    manifest, which may lack it. Another optimizer's state does not fit."""
+    before = _mapping((manifest or {}).get("resolved"))
+    return [
+        Change(key, f"resolved as {_word(before[name])}", f"resolved as {_word(resolved[name])}")
+        for name, key in RESOLVED_KEYS.items()
+        if name in before and before[name] != resolved[name]
+    ]
+
+
 def refuse_changes(path: Path, changes: Sequence[Change], allowed: Collection[str], began: str, place: str) -> None:
     """Raise `OutputError` where one of `changes` needs a permission that `allowed` does not give; `place` is the key
     that it is shown with."""
@@ -115,7 +129,9 @@ def refuse_changes(path: Path, changes: Sequence[Change], allowed: Collection[st
     if not refused:
         return
     unfit = [change.key for change in refused if change.key in UNFIT_KEYS]
-    options = " ".join(f"--allow-changed {key}" for key in dict.fromkeys(change.key.split()[0] for change in refused))
+    keys = dict.fromkeys(change.key.split()[0] for change in refused)
+    # A shell takes the brackets of `dataset[1].path` for a pattern.
+    options = " ".join(f"--allow-changed {shlex.quote(key)}" for key in keys)
     go_on = f"pass {options} to go on with what it is now, " if not unfit else ""
     reason = f" The checkpoints' weights or optimizer state do not fit another {' or '.join(unfit)}." if unfit else ""
     raise OutputError(

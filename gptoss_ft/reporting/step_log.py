@@ -15,14 +15,15 @@ NAME = "log.jsonl"
 @dataclass(frozen=True)
 class StepRecord:
     """One logged step. Loss in nats a token, mean over the steps since the last record; tokens/s of the same
-    span; `gib` the peak in use so far; `seconds` since training started, `seconds_left` at the present speed."""
+    span; `grad_norm` None where it was not finite; `gib` the peak in use so far; `seconds` since training started,
+    `seconds_left` at the present speed."""
 
     step: int
     steps: int
     epoch: float
     loss: float
     learning_rate: float
-    grad_norm: float
+    grad_norm: float | None
     tokens: int
     tokens_per_second: float
     gib: float
@@ -92,8 +93,9 @@ class StepLog:
             )
             self._has_header = True
         place = f"{record.step}/{record.steps}"
+        norm = "none" if record.grad_norm is None else f"{record.grad_norm:.3f}"
         self._console.print(
-            f"  {place:>11}  [bold]{record.loss:8.4f}[/]  {record.learning_rate:13.2e}  {record.grad_norm:9.3f}  "
+            f"  {place:>11}  [bold]{record.loss:8.4f}[/]  {record.learning_rate:13.2e}  {norm:>9}  "
             f"{record.tokens_per_second:9,.0f}  {record.gib:6.2f}  {duration(record.seconds_left)}"
         )
 

@@ -105,7 +105,7 @@ class StepReporter(TrainerCallback, ExportableState):
             epoch=round(state.epoch or 0.0, 4),
             loss=logs["loss"],
             learning_rate=logs["learning_rate"],
-            grad_norm=logs.get("grad_norm", 0.0),
+            grad_norm=logs.get("grad_norm"),
             tokens=tokens,
             tokens_per_second=round((tokens - self._last_tokens) / (now - self._last_time), 1),
             gib=round(peak_gib(self._device), 3),

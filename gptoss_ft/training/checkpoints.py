@@ -5,7 +5,6 @@ optimizer.pt, scheduler.pt, rng_state.pth and, with float16, scaler.pt, torch fi
 trainer_state.json; and checkpoint.json, which names them all.
 """
 
-import random
 import shutil
 import threading
 import time
@@ -16,25 +15,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from gptoss_ft.errors import MachineError
+from gptoss_ft.errors import DiskError
 from gptoss_ft.reporting.checkpoint_folder import CHECKPOINT, keep_newest, partial_of, publish, seal
 from gptoss_ft.runtime import GIB
 
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-TRAINER_STATE = "trainer_state.json"
 RANDOM_STATE = "rng_state.pth"
 CURE = (
     "Make space (each checkpoint takes as much, and training.save_total_limit says how many are kept); the checkpoints "
-    "so far are whole, and the same command continues."
+    "so far are whole."
 )
-# What writing one is expected to take until one was written: a few GiB on a slow disk.
-FIRST_SECONDS = 10.0
+# What writing one is expected to take until one was written: at least so long, and by its size on a slow disk.
+FIRST_SECONDS = 3.0
+SLOW_BYTES_PER_SECOND = 100e6
 # What a checkpoint holds beside its tensors: the tokenizer, and files of settings.
 BESIDE_BYTES = 64 << 20
 
@@ -117,17 +115,21 @@ class CheckpointWriter:
         """Whether the checkpoint of this step is there already, whole."""
         return (self._folder / f"{CHECKPOINT}{step}").exists()
 
+    def expect(self, size: int) -> None:
+        """The first one will take about `size` bytes."""
+        self._seconds = max(FIRST_SECONDS, size / SLOW_BYTES_PER_SECOND)
+
     @property
     def expected_seconds(self) -> float:
         """What another checkpoint takes until it is whole, after the one that is being written, as long as the last."""
         return self._seconds if self._idle.is_set() else 2 * self._seconds
 
     def write(self, snapshot: Snapshot) -> None:
-        """Begin to write. `MachineError` where there is no room for it."""
+        """Begin to write. `DiskError` where there is no room for it."""
         free = shutil.disk_usage(self._folder).free
         needed = snapshot.bytes + BESIDE_BYTES
         if free < needed:
-            raise MachineError(
+            raise DiskError(
                 f"{self._folder} has {free / GIB:.2f} GiB free; {CHECKPOINT}{snapshot.step} needs {needed / GIB:.2f}",
                 CURE,
             )
@@ -140,7 +142,7 @@ class CheckpointWriter:
             raise
 
     def wait(self) -> None:
-        """Until nothing is being written. `MachineError` where the disk was full, or another error of the write."""
+        """Until nothing is being written. `DiskError` where the disk was full, or another error of the write."""
         self._idle.wait()
         self.check()
 
@@ -217,33 +219,7 @@ def _explained(error: Exception, checkpoint: Path) -> Exception:
     if not isinstance(error, (OSError, SafetensorError)):
         return error
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-    return MachineError(f"{checkpoint} could not be written: {words}", CURE)
-
-
-def random_state() -> dict[str, Any]:
-    """The state of all generators that training draws from, as tensors and plain values."""
-    numpy_state: Any = np.random.get_state(legacy=True)
-    kind, keys, position, has_gauss, gauss = numpy_state
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
-        "cpu": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        # Of every GPU that is shown: Unsloth lays a model that is too large for the first over others, too.
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Put the generators back to what `random_state` gave."""
-    random.setstate(state["python"])
-    kind, keys, *others = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *others))
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        for index, of_one in enumerate(state["cuda"][: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(of_one, index)
+    return DiskError(f"{checkpoint} could not be written: {words}", CURE)
 
 
 def _tensors_in(state: Any) -> Iterable[torch.Tensor]:

@@ -12,10 +12,16 @@ from gptoss_ft.data.channels import ChannelReader
 from gptoss_ft.inference.evaluate import measure
 
 
+def is_evaluated(step: int, max_steps: int, eval_steps: int) -> bool:
+    """Whether an evaluation follows this step: every `eval_steps`, and the last."""
+    return step % eval_steps == 0 or step >= max_steps
+
+
 class HeldOutLoss(TrainerCallback, ExportableState):
     """Asks the trainer for evaluations and draws the conclusions.
 
-    The best checkpoint is the evaluated one with the lowest loss; `TrainerState` names it, so that a run that goes on
+    The best checkpoint is the evaluated one with the lowest loss, of those that a run has which nothing interrupts;
+    `TrainerState` names it, so that a run that goes on
     knows it. transformers' own notion of the best (`metric_for_best_model`) also counts evaluations of which there is
     no checkpoint, and then names none.
 
@@ -45,7 +51,7 @@ class HeldOutLoss(TrainerCallback, ExportableState):
             state.best_metric = state.best_global_step = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step % self._eval_steps == 0 or state.global_step >= state.max_steps:
+        if is_evaluated(state.global_step, state.max_steps, self._eval_steps):
             control.should_evaluate = True
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -54,10 +60,13 @@ class HeldOutLoss(TrainerCallback, ExportableState):
             self._lowest, self._waited = loss, 0
         else:
             self._waited += 1
+        ends = state.global_step >= state.max_steps
         if self._patience is not None and self._waited >= self._patience:
-            control.should_training_stop = control.should_save = True
-        # The trainer saves after it has evaluated.
-        if control.should_save and (state.best_metric is None or loss < state.best_metric):
+            ends = control.should_training_stop = control.should_save = True
+        # The trainer saves after it has evaluated. What a signal alone has saved is no candidate: without the signal
+        # there would be another final model.
+        is_saved_anyway = ends or state.global_step % state.save_steps == 0
+        if is_saved_anyway and (state.best_metric is None or loss < state.best_metric):
             state.best_metric, state.best_global_step = loss, state.global_step
 
 

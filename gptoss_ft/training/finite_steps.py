@@ -28,7 +28,8 @@ class FiniteSteps:
         """Count a step that is left out. `NotFiniteError` where none, or no further one, may be."""
         number = f"loss is {loss}" if not math.isfinite(loss) else f"grad_norm is {grad_norm}"
         words = f"{number}: {self._named(samples)}"
-        if self.skipped == self._most:
+        # More than may be: an earlier run of the job was allowed to.
+        if self.skipped >= self._most:
             before = (
                 f", after {self.skipped} steps that were skipped (training.max_skipped_steps)" if self._most else ""
             )

@@ -15,8 +15,10 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from gptoss_ft.config import TrainingSection
 from gptoss_ft.runtime import process_seconds
 from gptoss_ft.training.checkpoints import CheckpointWriter
+from gptoss_ft.training.evaluation import is_evaluated
 
 # A login that ends (HUP) is a reason to save the state, too; USR1 is what schedulers warn with.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -36,19 +38,22 @@ class StepAbandoned(Exception):
 class StopRequest(TrainerCallback):
     """Asks the trainer to save and stop once a signal came in, or when there is no time for another step.
 
-    `checkpoints` knows how long one takes; a signal leaves `grace_seconds`; `limit_minutes` count from the start of the
-    process (None: no limit).
+    `checkpoints` knows how long one takes; a signal leaves `training.grace_seconds`; the minutes of
+    `training.time_limit` count from the start of the process.
     """
 
-    def __init__(self, checkpoints: CheckpointWriter, grace_seconds: float, limit_minutes: float | None) -> None:
+    def __init__(self, checkpoints: CheckpointWriter, training: TrainingSection) -> None:
         self.signal: signal.Signals | None = None
         self.since = 0.0
         self.has_stopped = False
         self._checkpoints = checkpoints
-        self._grace_seconds = grace_seconds
-        self._limit = None if limit_minutes is None else time.monotonic() - process_seconds() + 60 * limit_minutes
+        self._training = training
+        minutes = training.time_limit
+        self._limit = None if minutes is None else time.monotonic() - process_seconds() + 60 * minutes
         self._steps: deque[float] = deque(maxlen=STEPS_REMEMBERED)
         self._began = 0.0
+        # The longest evaluation so far, and how long those take that come before the next checkpoint can be written.
+        self._evaluation = self._evaluations = 0.0
 
     def heed(self, number: int) -> None:
         """Called between any two bytecodes, in the middle of an optimizer step as well: it only takes note."""
@@ -60,6 +65,11 @@ class StopRequest(TrainerCallback):
     @property
     def is_wanted(self) -> bool:
         return self.signal is not None or not self._fits(self.step_seconds)
+
+    @property
+    def leaves_no_step(self) -> bool:
+        """Whether the time limit ended the run before it had done a step."""
+        return self.has_stopped and self.signal is None and not self._steps
 
     @property
     def step_seconds(self) -> float:
@@ -75,17 +85,30 @@ class StopRequest(TrainerCallback):
     def _fits(self, seconds: float) -> bool:
         ends = [self._limit] if self._limit is not None else []
         if self.signal is not None:
-            ends.append(self.since + self._grace_seconds)
-        return not ends or time.monotonic() + seconds + self._checkpoints.expected_seconds <= min(ends)
+            ends.append(self.since + self._training.grace_seconds)
+        needed = seconds + self._evaluations + self._checkpoints.expected_seconds
+        return not ends or time.monotonic() + needed <= min(ends)
 
-    def on_step_begin(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
+    def _evaluation_after(self, step: int, state: TrainerState) -> float:
+        every = self._training.eval_steps
+        return self._evaluation if every is not None and is_evaluated(step, state.max_steps, every) else 0.0
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._began = time.monotonic()
+        self._evaluations = self._evaluation_after(state.global_step + 1, state)
 
-    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         self._steps.append(time.monotonic() - self._began)
+        # Its own is still to come, and that of the next step.
+        self._evaluations = sum(
+            self._evaluation_after(step, state) for step in (state.global_step, state.global_step + 1)
+        )
         if self.is_wanted:
             self.has_stopped = control.should_save = control.should_training_stop = True
         return control
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._evaluation = max(self._evaluation, kwargs["metrics"]["eval_runtime"])
 
     def told(self, state: TrainerState) -> str:
         """How the run ended."""

@@ -8,7 +8,7 @@ micro-batches. Imported after Unsloth, which replaces TRL's classes.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -21,11 +21,11 @@ from gptoss_ft.data.rendering import IGNORED
 from gptoss_ft.model.attention import BLOCK, DocumentAttention, flex_is_installed
 from gptoss_ft.planning.plan import Plan
 from gptoss_ft.runtime import Device, hold_experts_dequantized, release_cached_memory
-from gptoss_ft.training.checkpoints import random_state, restore_random_state
+from gptoss_ft.training.counting_trainer import CountingTrainer
 from gptoss_ft.training.finite_steps import FiniteSteps
 from gptoss_ft.training.interruption import StepAbandoned, StopRequest
 from gptoss_ft.training.micro_batches import MicroBatch, Step, collate, divide
-from gptoss_ft.training.saving_trainer import SavingTrainer
+from gptoss_ft.training.random_state import random_state, restore_random_state
 
 # Called when memory has run out and the step is computed again: the plan from now on.
 Replanned = Callable[[Plan], None]
@@ -33,21 +33,13 @@ Replanned = Callable[[Plan], None]
 
 @dataclass(frozen=True)
 class Computed:
-    """A step's micro-batches and the loss of each, float [micro-batches], on the device."""
+    """A step's micro-batches and the loss of each, float32 [micro-batches], on the device."""
 
     micro_batches: list[MicroBatch]
     losses: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Counted:
-    """TRL's counts before a step: how many values each metric had, and tokens."""
-
-    metrics: dict[str, int]
-    tokens: int
-
-
-class PlannedTrainer(SavingTrainer):
+class PlannedTrainer(CountingTrainer):
     """`attention`: how documents in one row are kept apart; without it no plan may have packed rows. `training` says
     when a step is given up (`stop`) and what becomes of one that is not finite (`finite`), whose samples are `named`.
     """
@@ -66,13 +58,12 @@ class PlannedTrainer(SavingTrainer):
         self.plan = plan
         super().__init__(*args, data_collator=collate, **kwargs)
         self._attention, self._device, self._replanned = attention, device, replanned
-        self.stop = StopRequest(self.checkpoints, training.grace_seconds, training.time_limit)
+        self.stop = StopRequest(self.checkpoints, training)
         self.finite = FiniteSteps(training, named)
         self._multiple = BLOCK if flex_is_installed() else 1
         self._layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
-        # As the last finished step left the generators; how far the log goes, and the steps since then without a loss.
+        # As the last finished step left the generators.
         self._generators = random_state()
-        self._logged_until = self._without_loss = 0
         self._follow(plan)
 
     def _follow(self, plan: Plan) -> None:
@@ -80,14 +71,12 @@ class PlannedTrainer(SavingTrainer):
         hold_experts_dequantized(plan.keep_dequantized)
 
     def totals(self) -> dict[str, Any]:
-        skipped = {"skipped": self.finite.skipped, "without_loss": self._without_loss}
-        return {**super().totals(), **skipped, "plan": self.plan.key}
+        return {**super().totals(), "skipped": self.finite.skipped, "plan": self.plan.key}
 
     def restore_totals(self, kept: dict[str, Any]) -> None:
         """A plan that became smaller stays so, where this run's plan would become it."""
         super().restore_totals(kept)
-        self.finite.skipped, self._without_loss = kept["skipped"], kept["without_loss"]
-        self._logged_until = kept["last_logged"]
+        self.finite.skipped = kept["skipped"]
         smaller: Plan | None = self.plan
         while smaller is not None and smaller.key != kept["plan"]:
             smaller = smaller.smaller()
@@ -109,25 +98,29 @@ class PlannedTrainer(SavingTrainer):
         return 0
 
     def training_step(self, model: Any, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward over all samples of the step: the gradients, and the step's mean loss in nats a token,
-        0 where it is not finite.
+        """Forward and backward over all samples of the step: the gradients, and the step's mean loss in nats a token.
 
         Runs the memory out, nothing has happened yet but gradients, which start anew with the next smaller plan. So it
         is with a step that is given up: `StepAbandoned`, all as the last step has left it.
         """
         trained = torch.tensor(sum(document.trained for document in inputs.documents), device=self.args.device)
-        self._counted = self._count()
-        try:
+        self._count()
+        with self._undone_where_given_up(model):
             while (computed := self._all_of(model, divide(inputs, self.plan, self._multiple), trained)) is None:
                 self._shrink(model)
-        except StepAbandoned:
-            self._leave_out(model)
-            restore_random_state(self._generators)
-            raise
         self.state.num_input_tokens_seen += sum(map(len, inputs.documents))
         self._computed = computed
-        loss = computed.losses.sum()
-        return torch.where(loss.isfinite(), loss, torch.zeros_like(loss))
+        return computed.losses.sum()
+
+    @contextmanager
+    def _undone_where_given_up(self, model: Any) -> Iterator[None]:
+        try:
+            yield
+        except StepAbandoned:
+            self._put_back(model)
+            self.state.num_input_tokens_seen = self._counted.seen
+            restore_random_state(self._generators)
+            raise
 
     def _all_of(self, model: Any, micro_batches: list[MicroBatch], trained: torch.Tensor) -> Computed | None:
         """The micro-batches' losses; None when memory ran out and there is a smaller plan."""
@@ -142,7 +135,7 @@ class PlannedTrainer(SavingTrainer):
                 if self.stop.is_wanted:
                     self._give_up_unless_it_fits(began, wanted, index)
                 losses.append(self._one_of(model, micro_batch, trained))
-            return Computed(wanted, torch.stack(losses))
+            return Computed(wanted, torch.stack([loss.float() for loss in losses]))
         except torch.OutOfMemoryError:
             if self.plan.smaller() is None:
                 raise
@@ -179,7 +172,7 @@ class PlannedTrainer(SavingTrainer):
                 layer.gradient_checkpointing = index < number
 
     def _shrink(self, model: Any) -> None:
-        self._leave_out(model)
+        self._put_back(model)
         release_cached_memory(self._device)
         smaller = self.plan.smaller()
         assert smaller is not None
@@ -191,7 +184,11 @@ class PlannedTrainer(SavingTrainer):
         norm: torch.Tensor = super()._get_grad_norm(model, grad_norm=grad_norm)
         computed = self._computed
         # One wait for the device; the loss of each micro-batch is looked at where it matters.
-        loss, length = torch.stack([computed.losses.sum(), norm.to(computed.losses)]).tolist()
+        loss, length = torch.stack([computed.losses.sum(), norm.float().to(computed.losses)]).tolist()
+        if self.stop.is_wanted:
+            # The optimizer's step takes no time, but an evaluation may follow it.
+            with self._undone_where_given_up(model):
+                self.stop.give_up_unless_it_fits(0.0)
         # In float16 the loss scaler starts too high and skips the steps whose gradient overflows.
         if math.isfinite(loss) and (math.isfinite(length) or self.args.fp16):
             return norm
@@ -201,42 +198,15 @@ class PlannedTrainer(SavingTrainer):
         ]
         samples = [sample for each in suspects for sample in each.samples]
         self.finite.leave_out(self.state.global_step + 1, loss, length, samples)
-        self._without_loss += not math.isfinite(loss)
-        self._leave_out(model)
-        return torch.zeros_like(norm)
+        self._left_out += 1
+        self._put_back(model)
+        return norm
 
     def save_last_step(self) -> None:
         """After a step that was given up: the checkpoint of the one before, and the end of the run for trackers."""
         if self.state.global_step:
             self._save_checkpoint(self.model)
         self.callback_handler.on_train_end(self.args, self.state, self.control)
-
-    def _count(self) -> Counted:
-        return Counted({name: len(values) for name, values in self._metrics["train"].items()}, self._total_train_tokens)
-
-    def _leave_out(self, model: Any) -> None:
-        """All as before the step, but for the random generators."""
-        model.zero_grad(set_to_none=True)
-        metrics = self._metrics["train"]
-        for name in list(metrics):
-            if kept := self._counted.metrics.get(name):
-                del metrics[name][kept:]
-            else:
-                del metrics[name]
-        self._total_train_tokens = self._counted.tokens
-        if "num_tokens" in metrics:
-            metrics["num_tokens"] = [self._total_train_tokens]
-
-    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
-        """The mean loss is that of the steps that had one; where none had there is no loss."""
-        if "loss" in logs:
-            steps, self._logged_until = self.state.global_step - self._logged_until, self.state.global_step
-            if self._without_loss:
-                mean = logs.pop("loss") * steps
-                if steps > self._without_loss:
-                    logs["loss"] = mean / (steps - self._without_loss)
-                self._without_loss = 0
-        super().log(logs, start_time)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         super()._maybe_log_save_evaluate(*args, **kwargs)

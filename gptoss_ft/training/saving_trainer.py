@@ -18,19 +18,17 @@ from trl import SFTTrainer
 
 from gptoss_ft.errors import OutputError
 from gptoss_ft.reporting.checkpoint_folder import CHECKPOINT
-from gptoss_ft.reporting.output_folder import EARLY_STOP
+from gptoss_ft.reporting.trainer_state import EARLY_STOP, TRAINER_STATE
 from gptoss_ft.training.checkpoints import (
     ADAPTER,
     RANDOM_STATE,
-    TRAINER_STATE,
     CheckpointWriter,
     HostCopy,
     Snapshot,
-    random_state,
-    restore_random_state,
 )
 from gptoss_ft.training.own_settings import own_settings, put_back
 from gptoss_ft.training.paged_optimizer import page_again
+from gptoss_ft.training.random_state import random_state, restore_random_state
 
 # What a module of Unsloth's has whose weight is a part of a stack (unsloth_zoo 2026.10.9).
 STACKED = "_unsloth_stack_owner"
@@ -50,6 +48,8 @@ class SavingTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without 
         self._folder = Path(self.args.output_dir)
         self._host = HostCopy()
         self.checkpoints = CheckpointWriter(self._folder, limit)
+        # Adam's two moments beside each weight, or less.
+        self.checkpoints.expect(3 * sum(own.nbytes for own in self.model.parameters() if own.requires_grad))
         # What transformers sets when training begins, and forgets when it is resumed (5.17.0).
         self._tr_loss = torch.tensor(0.0, device=self.args.device)
         self._total_loss_scalar, self._globalstep_last_logged = 0.0, 0
@@ -75,8 +75,14 @@ class SavingTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without 
         self._total_train_tokens = kept["trl_tokens"]
         self._metrics["train"].update(kept["trl_metrics"])
 
+    def load_totals(self, checkpoint: Path) -> None:
+        """What a run from this checkpoint would go on with, where there is no step left. `OutputError` as a run has."""
+        self._refuse_other_state(checkpoint)
+        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+        self.restore_totals(state["stateful_callbacks"][_RunTotals.__name__]["attributes"])
+
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
-        """Begin to write the checkpoint of this step, unless it is there. `MachineError` where there is no room, also
+        """Begin to write the checkpoint of this step, unless it is there. `DiskError` where there is no room, also
         for the one before."""
         self.checkpoints.wait()
         step = self.state.global_step
@@ -183,6 +189,11 @@ class SavingTrainer(_SFTTrainer):  # type: ignore[misc]  # a base class without 
             super()._load_optimizer_and_scheduler(checkpoint)
             put_back(self.lr_scheduler, settings)
             page_again(getattr(self.optimizer, "optimizer", self.optimizer))
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """A run in float16 may be continued in bfloat16, which has no scaler."""
+        if self.accelerator.scaler is not None:
+            super()._load_scaler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

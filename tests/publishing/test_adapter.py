@@ -1,6 +1,7 @@
 """final_model is what stock transformers and PEFT load, and computes what was trained."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from split_gpt_oss import TARGETS, split_adapter_model, split_model
 from stock_logits import stock_logits
 
 from gptoss_ft import finetuning, job
-from gptoss_ft.config import LoraSection, ModelSection, TrainingSection, load_job_config
+from gptoss_ft.config import JobConfig, LoraSection, ModelSection, TrainingSection, load_job_config
+from gptoss_ft.data.tokenizer import load_tokenizer
 from gptoss_ft.errors import ExportError, SettingError
 from gptoss_ft.model import portable as writing
 from gptoss_ft.model.adapter_config import portable_config
@@ -284,3 +286,18 @@ def test_what_a_stock_adapter_cannot_hold_is_refused_before_training(tiny_gpt_os
     with pytest.raises(SettingError, match=r"experts\.\S+\.bias would be trained") as caught:
         attach(split_model(tiny_gpt_oss), LoraSection(bias="all", target_modules=["q_proj"]), device, TrainingSection())
     assert caught.value.key == "lora.bias"
+
+
+def test_final_model_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, tiny_llama: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    lora = LoraSection(r=2, target_modules=["q_proj"])
+    model = attach(load_base(LLAMA, str(tiny_llama), device, TrainingSection()), lora, device, TrainingSection())
+    final = finetuning.save_final_model(
+        model, load_tokenizer(str(tiny_llama), None, None), JobConfig(model=LLAMA), tmp_path
+    )
+    partial = tmp_path / ".final_model.partial"
+    assert {str(partial / file.name) for file in final.iterdir()} <= set(flushed)
+    assert flushed[-2:] == [str(partial), str(tmp_path)]

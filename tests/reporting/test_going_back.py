@@ -1,7 +1,12 @@
 """`--from`: which checkpoint is meant, and where all that came later goes."""
 
+import errno
 import json
+import shutil
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +17,7 @@ from gptoss_ft.publishing.run_facts import MEMORY
 from gptoss_ft.reporting import going_back, step_log
 from gptoss_ft.reporting.checkpoint_folder import seal, what_is_wrong
 from gptoss_ft.reporting.evaluation_report import EVALUATION
-from gptoss_ft.reporting.going_back import OF_THE_END, go_back, named_checkpoint
+from gptoss_ft.reporting.going_back import OF_THE_END, go_back, is_half_back, named_checkpoint
 from gptoss_ft.reporting.output_folder import FINAL_MODEL, MERGED_MODEL
 
 RUN, OTHER = Path("outputs/run"), Path("outputs/other")
@@ -124,3 +129,125 @@ def test_a_checkpoint_of_another_run_comes_with_its_manifest_and_log(is_there: b
         assert (aside / "log.jsonl").read_text() == "other\n"
     else:
         assert aside is None
+
+
+@pytest.fixture
+def other() -> Path:
+    make_run(OTHER, 2, 6)
+    (OTHER / "final_model").mkdir()
+    return OTHER
+
+
+def test_of_a_checkpoint_the_bytes_are_copied_and_no_more(other: Path) -> None:
+    """Its folder may be read-only, or hold what it was not sealed with."""
+    source = RUN / "checkpoint-2"
+    (source / "README").write_text("somebody's")
+    for path in (source / "weights", source):
+        path.chmod(path.stat().st_mode & ~0o222)
+    own, _ = go_back(other, source)
+    source.chmod(0o755)
+    assert what_is_wrong(own) is None
+    assert names(own) == ["checkpoint.json", "weights"]
+    assert all(path.stat().st_mode & 0o200 for path in (own, own / "weights"))
+
+
+def pruned(source: Path, target: Path) -> None:
+    raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(source))
+
+
+def flipped(source: Path, target: Path) -> None:
+    target.write_bytes(source.read_bytes()[::-1])
+
+
+@pytest.mark.parametrize(
+    ("copy", "why"),
+    [(pruned, "No such file or directory"), (flipped, "it changed meanwhile, or the disk errs")],
+)
+def test_what_cannot_be_copied_as_it_was_sealed_is_refused_before_anything_moves(
+    copy: Callable[[Path, Path], None], why: str, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(map(str, other.rglob("*")))
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    with pytest.raises(OutputError) as raised:
+        go_back(other, RUN / "checkpoint-2")
+    assert raised.value.message == f"outputs/run/checkpoint-2 cannot be copied: {why}"
+    assert sorted(map(str, other.rglob("*"))) == before
+
+
+def test_a_full_disk_stays_one(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        go_back(other, RUN / "checkpoint-2")
+    assert not list(other.glob(".checkpoint*"))
+
+
+HIDDEN = (".checkpoint-", ".set-aside-new")
+
+
+class Killed(BaseException):
+    """What no code of ours catches, as none runs after SIGKILL."""
+
+
+def kill_before(number: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Kill at the call of that number to something that changes the folder; the calls so far."""
+    seen: list[str] = []
+
+    def watched(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*given: Any, **options: Any) -> Any:
+            if len(seen) == number:
+                raise Killed
+            seen.append(name)
+            return real(*given, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    for owner, name in (
+        (Path, "rename"), (Path, "mkdir"), (Path, "rmdir"), (Path, "replace"), (shutil, "copyfile"),
+        (shutil, "rmtree"), (going_back, "seal"),
+    ):  # fmt: skip
+        watched(owner, name)
+    return seen
+
+
+def state_of(run: Path) -> dict[str, bytes]:
+    files = (path for path in run.rglob("*") if path.is_file())
+    return {str(path.relative_to(run)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(
+    "source", ["checkpoint-2", "outputs/other/checkpoint-2", "outputs/run/set-aside-1/checkpoint-4"]
+)
+def test_killed_anywhere_it_is_nobodys_run_until_the_same_command_has_ended_it(
+    source: str, other: Path, tmp_path: Path
+) -> None:
+    """Nothing is scattered, nothing is lost, and the folder never looks like a run that may go on."""
+    if "set-aside" in source:
+        go_back(RUN, RUN / "checkpoint-2")
+    shutil.copytree("outputs", "before")
+    before = state_of(RUN)
+    whole = go_back(RUN, named_checkpoint(RUN, source))
+    expected = state_of(RUN)
+    for number in count():
+        shutil.rmtree("outputs")
+        shutil.copytree("before", "outputs")
+        with pytest.MonkeyPatch.context() as patched:
+            calls = kill_before(number, patched)
+            try:
+                go_back(RUN, named_checkpoint(RUN, source))
+            except Killed:
+                pass
+            else:
+                break
+        # Of what has a hidden name no run goes on.
+        seen = {name: content for name, content in state_of(RUN).items() if not name.startswith(HIDDEN)}
+        assert is_half_back(RUN) or seen in (before, expected), calls
+        assert go_back(RUN, named_checkpoint(RUN, source))[0] == whole[0]
+        now = state_of(RUN)
+        assert {name: now.get(name) for name in expected} == expected, calls
+        assert not is_half_back(RUN)
+    assert number > 5

@@ -1,5 +1,7 @@
 """A run's folder is not moved away under the commands that work in it."""
 
+import errno
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,7 @@ def test_restart_waits_for_the_commands_in_the_folder(subject: Subject) -> None:
 
 def test_it_is_the_same_folder_by_whatever_path(subject: Subject, tmp_path: Path) -> None:
     Path("there").symlink_to("outputs/run")
-    moved = pytest.raises(OutputError, match="is being moved aside by train --restart")
+    moved = pytest.raises(OutputError, match="or what is in it, is being moved aside by train --restart or --from")
     with not_in_use(tmp_path / "there"), moved, subject.in_use():
         pass
 
@@ -52,6 +54,17 @@ def test_it_is_the_same_folder_by_whatever_path(subject: Subject, tmp_path: Path
 def test_where_nothing_can_be_written_nothing_is_in_the_way() -> None:
     with in_use(Path("/proc/self")):
         pass
+
+
+def test_where_no_file_can_be_locked_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for locked in (in_use, not_in_use):
+        with pytest.raises(OutputError) as raised, locked(tmp_path / "run"):
+            pass
+        assert raised.value.message == f"{tmp_path} lets no file be locked: No locks available"
 
 
 def test_a_place_where_no_file_can_be_made_is_not_said_to_be_anothers() -> None:

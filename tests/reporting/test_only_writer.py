@@ -1,5 +1,6 @@
 """One writer to a folder: who it is, one that was killed, and one in another container."""
 
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_ft.errors import OutputError
+from gptoss_ft.reporting import only_writer as module
 from gptoss_ft.reporting.only_writer import Writer, only_writer
 
 # Holds the folder until its standard input ends.
@@ -117,3 +119,17 @@ def test_one_in_another_container_on_the_same_volume_is_seen(tmp_path: Path, hol
         )  # fmt: skip
         assert inside.returncode == 1
         assert f"process {os.getpid()} on {socket.gethostname()}" in inside.stderr
+
+
+def test_where_the_lock_is_there_but_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a folder that was shared, and is read-only by now."""
+
+    def refused(path: Path, content: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(module, "write_json", refused)
+    assert refusal(tmp_path / "run") == f"{tmp_path}/run cannot be written: Permission denied"
+    # And the lock is free again.
+    monkeypatch.undo()
+    with only_writer(tmp_path / "run") as gone:
+        assert gone is None

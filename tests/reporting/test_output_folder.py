@@ -1,5 +1,6 @@
 """Whose an output folder is, and what a run that goes on says of the one before. Without training."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from gptoss_ft.config import JobConfig
 from gptoss_ft.errors import OutputError
 from gptoss_ft.reporting.checkpoint_folder import seal
+from gptoss_ft.reporting.in_use import in_use
 from gptoss_ft.reporting.manifest import code_facts, library_versions
 from gptoss_ft.reporting.only_writer import Writer
 from gptoss_ft.reporting.output_folder import OutputFolder, Start, claimed_folder
@@ -177,6 +179,77 @@ def test_restart_keeps_the_folder_aside() -> None:
 
 
 def test_what_continues_after_an_interruption() -> None:
-    assert Start().how_to_continue == "The same command continues."
-    assert Start(restart=True).how_to_continue == "The same command, without --restart, continues."
-    assert Start(checkpoint="checkpoint-2").how_to_continue == "The same command, without --from, continues."
+    """Of what is done once, only when it is done."""
+    make_run("finished")
+    again, back = Start(restart=True), Start(checkpoint="checkpoint-2")
+    assert Start().how_to_continue() == "The same command continues."
+    assert again.how_to_continue() == "The same command begins anew."
+    output = claim(back)
+    assert back.how_to_continue() == "The same command continues."
+    output.gone_back()
+    assert back.how_to_continue() == "The same command, without --from, continues."
+    claim(again)
+    assert again.how_to_continue() == "The same command, without --restart, continues."
+
+
+def test_a_folder_that_a_restart_made_is_not_moved_aside_once_more() -> None:
+    start = Start(restart=True)
+    claim(start)
+    assert start.how_to_continue() == "The same command, without --restart, continues."
+
+
+@pytest.mark.parametrize("content", ["", '{"status": "interr', "[]"])
+def test_a_manifest_that_cannot_be_read_is_named(content: str) -> None:
+    """As after a power cut."""
+    make_run()
+    (RUN / "manifest.json").write_text(content)
+    words = "outputs/run/manifest.json cannot be read, so what was trained there is not known"
+    assert refusal(Start()) == words
+    assert refusal(Start(checkpoint="checkpoint-2")) == words
+    RUN.rename("outputs/other")
+    with pytest.raises(OutputError, match=r"^outputs/other/manifest.json cannot be read") as raised:
+        claim(Start(checkpoint="outputs/other/checkpoint-2"))
+    assert raised.value.cure == (
+        "Put a copy of it back, or train on from the checkpoint's weights alone, with model.adapter."
+    )
+
+
+def test_what_was_cut_off_on_its_way_back_is_no_run_to_go_on_with() -> None:
+    make_run()
+    (RUN / ".set-aside-1.partial").mkdir()
+    words = "outputs/run was on its way back to a checkpoint when train --from was cut off"
+    assert refusal(Start()) == words
+    (RUN / "manifest.json").unlink()
+    assert refusal(Start()) == words
+    assert claim(Start(restart=True)).aside == Path("outputs/run.old-1")
+
+
+@pytest.mark.parametrize("left", [".checkpoint-2.partial", ".set-aside-new", ".set-aside-1.partial"])
+def test_into_a_new_folder_a_copy_that_was_cut_off_is_made_again(left: str) -> None:
+    make_run()
+    RUN.rename("outputs/other")
+    (RUN / left).mkdir(parents=True)
+    back = claim(Start(checkpoint="outputs/other/checkpoint-2")).gone_back()
+    assert (back.resume_from, back.aside) == (RUN / "checkpoint-2", None)
+    assert sorted(path.name for path in RUN.iterdir() if path.is_dir()) == ["checkpoint-2"]
+    assert claim(Start()).resume_step == 2
+
+
+def test_going_back_asks_at_once_whether_a_command_uses_the_folder() -> None:
+    make_run()
+    with in_use(RUN), pytest.raises(OutputError, match="another command is using outputs/run"):
+        claim(Start(checkpoint="checkpoint-2"))
+
+
+def test_what_going_back_cannot_write_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run("finished")
+    (RUN / "final_model").mkdir()
+    output = claim(Start(checkpoint="checkpoint-2"))
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OutputError, match=r"^the output folder outputs/run cannot be written: Permission denied$"):
+        output.gone_back()
+    assert not output.start.has_moved

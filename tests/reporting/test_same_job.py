@@ -161,3 +161,7 @@ def test_with_another_data_set_go_other_rows() -> None:
     for key in ("dataset[1].path", "model.max_seq_length", "training.seed"):
         refuse_changes(Path("run"), [Change(key, "a", "b"), rows], [key], "", "")
     refused([RATE, rows], "training.learning_rate")
+
+
+def test_a_key_with_brackets_is_quoted_for_the_shell() -> None:
+    assert "pass --allow-changed 'dataset[1].path' to go on" in refused([Change("dataset[1].path", "a", "b")]).cure

@@ -25,7 +25,11 @@ case "$1 ${2:-}" in
     build*) printf '%s\n' "$@" >"$FAKE/build"; exit "$(code build)" ;;
     kill*) [[ -f $FAKE/started ]] || exit 1; echo "$3" >>"$FAKE/signals"; touch "$FAKE/stop" ;;
     run*)
-        if [[ $* == *" setting "* ]]; then printf '%s\n' "$@" >"$FAKE/setting"; cat "$FAKE/grace"; exit; fi
+        if [[ $* == *" setting "* ]]; then
+            printf '%s\n' "$@" >"$FAKE/setting"
+            cat "$FAKE/grace"
+            exit "$(code grace)"
+        fi
         printf '%s\n' "$@" >"$FAKE/run"
         cat >"$FAKE/stdin"
         while [[ $# -gt 0 ]]; do

@@ -242,13 +242,52 @@ def test_docker_stop_waits_for_the_grace_period_and_five_seconds(machine: Machin
     """The image, which alone can read the config, is asked for it, without a GPU."""
     (machine.here / "config.yaml").write_text("")
     machine.answer("grace", f"{grace}\n")
-    assert machine.run("train.sh", "--set", "lora.r=4", "--restart", "--set=lora.alpha=8").returncode == 0
+    answer = machine.run("train.sh", "--set", "lora.r=4", "--restart", "--set=lora.alpha=8")
+    assert answer.returncode == 0
     assert stop_timeout(machine) == wait
+    told = "the image does not answer what training.grace_seconds is (code 0); docker stop will wait 35 s"
+    assert (told in answer.stderr) == (grace == "no number")
     asked = machine.noted("setting")
     assert asked[asked.index("gptoss_ft:latest") + 1 :] == [
         "setting", "training.grace_seconds", "--set", "lora.r=4", "--set=lora.alpha=8", "--config", "config.yaml",
     ]  # fmt: skip
     assert "--gpus" not in asked
+
+
+@pytest.mark.parametrize(("code", "told"), [(125, True), (124, True), (2, False)])
+def test_an_image_that_does_not_answer_is_told_unless_the_config_is_wrong(
+    machine: Machine, code: int, told: bool
+) -> None:
+    machine.answer("grace.code", code)
+    answer = machine.run("train.sh")
+    assert answer.returncode == 0
+    assert (f"does not answer what training.grace_seconds is (code {code})" in answer.stderr) == told
+    assert stop_timeout(machine) == "35"
+
+
+def test_the_image_is_asked_for_no_longer_than_a_minute(machine: Machine) -> None:
+    (machine.path / "timeout").unlink()
+    machine.program(
+        "timeout", '#!/bin/bash\necho "$@" >>"$FAKE/timeout"\n[[ $* == *" setting "* ]] && exit 124\nexec "${@:2}"\n'
+    )
+    answer = machine.run("train.sh")
+    assert [line.partition(" docker run ")[0] for line in machine.noted("timeout") if " setting " in line] == [
+        "--foreground 60"
+    ]
+    assert "(code 124); docker stop will wait 35 s" in answer.stderr
+
+
+def test_what_there_may_be_once_is_kept_from_the_question(machine: Machine) -> None:
+    """A terminal would end the answer's line otherwise; a name or a cidfile would be taken."""
+    further = "-it -i --tty --interactive=true -d --cidfile /c --cidfile=/d --name n --name=m -a stdin --attach stdin"
+    machine.run("train.sh", DOCKER_RUN_ARGS=f"-v '/my data:/data:ro' {further} --user 0:0")
+    asked = machine.noted("setting")
+    end = asked.index("gptoss_ft:latest")
+    assert asked[end - 6 : end] == [
+        "-v", "/my data:/data:ro", "--user", "0:0", "--env", "NVIDIA_VISIBLE_DEVICES=void",
+    ]  # fmt: skip
+    run = machine.noted("run")
+    assert "--name=m" in run[: run.index("gptoss_ft:latest")]
 
 
 def test_where_nothing_is_trained_the_config_is_not_asked(machine: Machine) -> None:

@@ -52,7 +52,7 @@ class _Handler(HubHandler):
         with self.hub.lock:
             fault = self.hub.take(request)
         if fault is not None and isinstance(fault.answer, int):
-            self.send(fault.answer, b"{}", fault.headers)
+            self.send(fault.answer, fault.body, fault.headers)
             return
         for repository, files in self.hub.files.items():
             kind, name = ("datasets", repository[9:]) if repository.startswith("datasets/") else ("models", repository)

@@ -14,13 +14,14 @@ from typing import Any
 @dataclass
 class Fault:
     """What is done, `times` times, in place of answering `method` on a path that `pattern` finds: a status, or what the
-    server of that kind calls by a name."""
+    server of that kind calls by a name. With a status goes the `body`."""
 
     method: str
     pattern: str
     answer: int | str
     times: int = 10**9
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b"{}"
 
 
 @dataclass

@@ -27,7 +27,8 @@ from gptoss_ft.publishing.adapter import save_final_model
 from gptoss_ft.reporting.checkpoint_folder import newest_whole, seal, what_is_wrong
 from gptoss_ft.reporting.output_folder import Start
 from gptoss_ft.training import checkpoints
-from gptoss_ft.training.checkpoints import CheckpointWriter, HostCopy, Snapshot, random_state, restore_random_state
+from gptoss_ft.training.checkpoints import FIRST_SECONDS, CheckpointWriter, HostCopy, Snapshot
+from gptoss_ft.training.random_state import random_state, restore_random_state
 
 JOB = """
 model: {name: tiny/gpt-oss, max_seq_length: 256, load_in_4bit: false, dtype: float32, device: cpu}
@@ -298,3 +299,11 @@ def test_oldest_checkpoints_make_room_after_the_new_one_is_whole(tmp_path: Path)
         writer.wait()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-4", "checkpoint-6"]
     assert what_is_wrong(tmp_path / "checkpoint-4") is None
+
+
+def test_the_first_write_is_expected_to_take_as_long_as_a_slow_disk_needs(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, None)
+    writer.expect(4_000_000_000)
+    assert writer.expected_seconds == 40.0
+    writer.expect(1_000_000)
+    assert writer.expected_seconds == FIRST_SECONDS

@@ -146,6 +146,14 @@ def test_a_run_that_goes_on_knows_what_was_evaluated_before(run: Run, monkeypatc
     assert_same_adapter(result.final_model, Path("outputs/run/checkpoint-2"))
 
 
+def test_what_a_signal_alone_has_saved_is_no_candidate(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(run, monkeypatch, 3)
+    losses = evaluations()
+    assert losses[3] < losses[2]
+    state = json.loads(Path("outputs/run/checkpoint-3/trainer_state.json").read_text())
+    assert (state["best_global_step"], state["best_metric"]) == (2, pytest.approx(losses[2]))
+
+
 def test_a_run_whose_folder_was_moved_knows_its_best_checkpoint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     early = (STANDSTILL, "training.early_stopping_patience=3", "training.save_total_limit=1")
     interrupted(run, monkeypatch, 3, *early)

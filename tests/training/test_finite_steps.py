@@ -168,12 +168,16 @@ def test_one_more_than_may_be_skipped_stops_the_run(run: Run, poison: Callable[.
         run(SKIP, "training.max_skipped_steps=1")
 
 
-def test_losses_are_means_over_the_steps_that_had_one(run: Run, poison: Callable[..., list[Poison]]) -> None:
-    poison()
+@pytest.mark.parametrize("in_gradient", [False, True])
+def test_losses_are_means_over_the_steps_that_were_not_skipped(
+    run: Run, poison: Callable[..., list[Poison]], in_gradient: bool
+) -> None:
+    poison(in_gradient)
     run(SKIP)
     each = {line["step"]: line["loss"] for line in log() if "loss" in line}
     run(SKIP, "training.logging_steps=3", "training.output_dir=threes")
     lines = [json.loads(line) for line in Path("outputs/threes/log.jsonl").read_text().splitlines()]
+    assert sum("skipped" in line for line in lines) == 2
     for line in lines:
         if "loss" in line:
             those = [each[step] for step in range(line["step"] - 2, line["step"] + 1) if step in each]
@@ -207,3 +211,11 @@ def test_skipped_steps_are_counted_and_told() -> None:
         steps.leave_out(5, float("-inf"), 1.0, [3])
     with pytest.raises(NotFiniteError, match=r"step 1: loss is nan: rows \[0\]$"):
         FiniteSteps(TrainingSection(), lambda samples: f"rows {samples}").leave_out(1, float("nan"), 1.0, [0])
+
+
+@pytest.mark.parametrize("training", [TrainingSection(), TrainingSection(on_nonfinite="skip", max_skipped_steps=1)])
+def test_who_goes_on_with_less_patience_stops_at_the_next_one(training: TrainingSection) -> None:
+    steps = FiniteSteps(training, lambda samples: f"rows {samples}")
+    steps.skipped = 2
+    with pytest.raises(NotFiniteError, match=r"step 7: loss is nan: rows \[0\]"):
+        steps.leave_out(7, float("nan"), 1.0, [0])

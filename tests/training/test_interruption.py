@@ -14,7 +14,7 @@ import torch
 from forked_jobs import PROJECT, ForkedJobs, Job
 from transformers import TrainerControl, TrainerState
 
-from gptoss_ft.config import load_job_config
+from gptoss_ft.config import TrainingSection, load_job_config
 from gptoss_ft.job import train
 from gptoss_ft.training import interruption
 from gptoss_ft.training.checkpoints import FIRST_SECONDS, CheckpointWriter
@@ -72,6 +72,15 @@ def start(jobs: ForkedJobs) -> Iterator[Start]:
             job.exit_code()
 
 
+@pytest.fixture(scope="module")
+def whole_run(jobs: ForkedJobs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run of long steps that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "job.yaml").write_text(JOB.format(**LONG_STEPS, more=", grace_seconds: 0"))
+    assert jobs.start(folder).exit_code() == 0
+    return folder / "outputs" / "run"
+
+
 def checkpoints(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "outputs" / "run").glob("checkpoint-*"))
 
@@ -96,7 +105,7 @@ def test_a_signal_ends_the_run_after_its_step_and_the_same_command_ends_the_job(
 
 
 def test_a_step_that_does_not_end_in_time_is_given_up_and_nothing_is_lost(
-    start: Start, tmp_path: Path, tiny_runs: ModuleType
+    start: Start, tmp_path: Path, tiny_runs: ModuleType, whole_run: Path
 ) -> None:
     """In the first step of an epoch, whose order is drawn before it, and with dropout."""
     more = ", grace_seconds: 0"
@@ -108,9 +117,31 @@ def test_a_step_that_does_not_end_in_time_is_given_up_and_nothing_is_lost(
     assert checkpoints(job.folder) == ["checkpoint-2"]
     again = start(job.folder, LONG_STEPS, more)
     assert again.exit_code() == 0, again.screen
-    whole = start(tmp_path / "whole", LONG_STEPS, more)
-    assert whole.exit_code() == 0
-    assert tiny_runs.differences(whole.folder / "outputs" / "run", job.folder / "outputs" / "run") == []
+    assert tiny_runs.differences(whole_run, job.folder / "outputs" / "run") == []
+
+
+def test_a_step_is_given_up_right_before_the_optimizers(
+    start: Start, tmp_path: Path, tiny_runs: ModuleType, whole_run: Path
+) -> None:
+    """On a GPU most of a step is waited for there."""
+    more = ", grace_seconds: 0"
+    code = """
+import os, signal
+from gptoss_ft.training import counting_trainer
+norm = counting_trainer.CountingTrainer._get_grad_norm
+def signalled(self, *args, **kwargs):
+    if self.state.global_step == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return norm(self, *args, **kwargs)
+counting_trainer.CountingTrainer._get_grad_norm = signalled
+"""
+    job = start(tmp_path / "job", LONG_STEPS, more, code)
+    assert job.exit_code() == 75
+    assert "interrupted after 2 of 4 steps, the state is saved" in job.screen
+    assert checkpoints(job.folder) == ["checkpoint-2"]
+    again = start(job.folder, LONG_STEPS, more)
+    assert again.exit_code() == 0, again.screen
+    assert tiny_runs.differences(whole_run, job.folder / "outputs" / "run") == []
 
 
 def test_before_a_step_is_done_there_is_nothing_to_save(start: Start, tmp_path: Path) -> None:
@@ -168,22 +199,22 @@ torch.optim.AdamW.step = signalled
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_only_noted_until_the_step_ends(number: signal.Signals, tmp_path: Path) -> None:
-    request = StopRequest(CheckpointWriter(tmp_path, None), 30.0, None)
+    request = StopRequest(CheckpointWriter(tmp_path, None), TrainingSection())
     with stop_on_signal(request):
         os.kill(os.getpid(), number)
         # The same one twice at once is one.
         os.kill(os.getpid(), number)
         assert request.signal == number
-        control = TrainerControl()
-        request.on_step_begin(None, None, control)
-        request.on_step_end(None, None, control)
+        state, control = TrainerState(max_steps=9), TrainerControl()
+        request.on_step_begin(None, state, control)
+        request.on_step_end(None, state, control)
     assert control.should_save
     assert control.should_training_stop
     assert request.has_stopped
 
 
 def test_another_signal_later_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = StopRequest(CheckpointWriter(tmp_path, None), 30.0, None)
+    request = StopRequest(CheckpointWriter(tmp_path, None), TrainingSection())
     monkeypatch.setattr(interruption, "SAME_SIGNAL_SECONDS", 0.0)
     with stop_on_signal(request):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -192,7 +223,7 @@ def test_another_signal_later_ends_at_once(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_processes_that_are_forked_off_do_not_inherit_the_handling(tmp_path: Path) -> None:
-    with stop_on_signal(StopRequest(CheckpointWriter(tmp_path, None), 30.0, None)):
+    with stop_on_signal(StopRequest(CheckpointWriter(tmp_path, None), TrainingSection())):
         child = os.fork()
         if child == 0:
             found = [signal.getsignal(number) for number in SIGNALS]
@@ -204,14 +235,14 @@ def test_processes_that_are_forked_off_do_not_inherit_the_handling(tmp_path: Pat
 def test_one_that_is_ignored_stays_so(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stop_on_signal(StopRequest(CheckpointWriter(tmp_path, None), 30.0, None)) as _:
+        with stop_on_signal(StopRequest(CheckpointWriter(tmp_path, None), TrainingSection())) as _:
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_a_step_is_given_up_where_it_and_a_checkpoint_do_not_fit(tmp_path: Path) -> None:
-    request = StopRequest(CheckpointWriter(tmp_path, None), FIRST_SECONDS + 20.0, None)
+    request = StopRequest(CheckpointWriter(tmp_path, None), TrainingSection(grace_seconds=FIRST_SECONDS + 20.0))
     assert not request.is_wanted
     request.heed(signal.SIGTERM)
     assert request.is_wanted
@@ -229,13 +260,14 @@ def test_there_is_no_further_step_where_its_end_would_pass_the_limit(
     monkeypatch.setattr(interruption, "process_seconds", lambda: 30.0)
     now = [1000.0]
     monkeypatch.setattr(interruption.time, "monotonic", lambda: now[0])
-    request, control = StopRequest(CheckpointWriter(tmp_path, None), 0.0, limit_minutes=2.0), TrainerControl()
-    # 90 s are left, 10 of which a checkpoint is expected to take: four steps of 20 s.
+    request = StopRequest(CheckpointWriter(tmp_path, None), TrainingSection(time_limit=2))
+    state, control = TrainerState(max_steps=9), TrainerControl()
+    # 90 s are left, 3 of which a checkpoint is expected to take: four steps of 20 s.
     stopped = []
     for _ in range(4):
-        request.on_step_begin(None, None, control)
+        request.on_step_begin(None, state, control)
         now[0] += 20.0
-        request.on_step_end(None, None, control)
+        request.on_step_end(None, state, control)
         stopped.append(control.should_training_stop)
     assert stopped == [False, False, False, True]
     assert request.told(TrainerState(global_step=4, max_steps=9)).startswith(
@@ -252,3 +284,52 @@ def test_a_run_ends_itself_within_its_time_limit(start: Start, tmp_path: Path) -
     steps = len(job.log)
     assert f"stopped: ended by training.time_limit after {steps} of 9999 steps, the state is saved" in job.screen
     assert checkpoints(job.folder) == [f"checkpoint-{steps}"]
+
+
+def test_a_time_limit_that_leaves_no_time_for_a_step_is_a_mistake(start: Start, tmp_path: Path) -> None:
+    job = start(tmp_path / "job", SHORT_STEPS, ", time_limit: 0.01")
+    assert job.exit_code() == 2
+    assert re.search(
+        r"job\.yaml:\d+:\d+: training\.time_limit: after [\d.]+ minutes there is no time left for a step", job.screen
+    ), job.screen
+    assert checkpoints(job.folder) == []
+
+
+def evaluated(request: StopRequest, seconds: float, state: TrainerState) -> None:
+    request.on_evaluate(None, state, TrainerControl(), metrics={"eval_loss": 1.0, "eval_runtime": seconds})
+
+
+def test_a_step_is_given_up_where_the_evaluation_after_it_does_not_fit(tmp_path: Path) -> None:
+    training = TrainingSection(grace_seconds=FIRST_SECONDS + 20.0, save_steps=4, eval_steps=4)
+    request, state = StopRequest(CheckpointWriter(tmp_path, None), training), TrainerState(max_steps=11)
+    evaluated(request, 15.0, state)
+    evaluated(request, 5.0, state)
+    request.heed(signal.SIGTERM)
+    for step, seconds in ((4, 15.0), (5, 0.0), (8, 15.0), (11, 15.0)):
+        state.global_step = step - 1
+        request.on_step_begin(None, state, TrainerControl())
+        request.give_up_unless_it_fits(19.0 - seconds)
+        with pytest.raises(StepAbandoned):
+            request.give_up_unless_it_fits(20.5 - seconds)
+
+
+def test_an_evaluation_belongs_to_what_the_time_limit_must_leave_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interruption, "process_seconds", lambda: 0.0)
+    now = [1000.0]
+    monkeypatch.setattr(interruption.time, "monotonic", lambda: now[0])
+    request = StopRequest(CheckpointWriter(tmp_path, None), TrainingSection(time_limit=2, eval_steps=2))
+    state, control = TrainerState(max_steps=9), TrainerControl()
+    stopped = []
+    for step in (1, 2, 3):
+        request.on_step_begin(None, state, control)
+        now[0] += 20.0
+        state.global_step = step
+        request.on_step_end(None, state, control)
+        stopped.append(control.should_training_stop)
+        if step == 2:
+            now[0] += 30.0
+            evaluated(request, 30.0, state)
+    # 30 s are left: too few for a step of 20 s with an evaluation of 30 s.
+    assert stopped == [False, False, True]

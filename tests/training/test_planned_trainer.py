@@ -23,6 +23,7 @@ from gptoss_ft.model.repository import find_repository
 from gptoss_ft.planning.plan import Plan
 from gptoss_ft.reporting.console import make_console
 from gptoss_ft.runtime import Device
+from gptoss_ft.training.micro_batches import collate, divide
 from gptoss_ft.training.planned_trainer import Replanned
 from gptoss_ft.training.trainer import build_trainer
 
@@ -219,6 +220,41 @@ def test_a_plan_that_became_smaller_stays_so_when_the_run_goes_on(trained: Any, 
     trainer = trainer_of(trained, device, shrinking(320))
     trainer.restore_totals({**kept, "plan": plan("padded").key})
     assert trainer.plan.row_tokens == 320
+
+
+def test_a_run_without_a_step_left_has_the_smaller_plan_too(
+    trained: Any, device: Device, small_memory: None, tmp_path: Path
+) -> None:
+    settings = SimpleNamespace(**{**vars(trained), "folder": tmp_path})
+    trainer = trainer_of(settings, device, shrinking(320))
+    trainer.train()
+    trainer.checkpoints.wait()
+    again = trainer_of(settings, device, shrinking(320))
+    again.load_totals(tmp_path / "checkpoint-1")
+    assert again.plan.row_tokens == trainer.plan.row_tokens == 160
+
+
+def test_a_norm_that_is_not_finite_is_not_logged(trained: Any, device: Device) -> None:
+    trainer = trainer_of(trained, device, PLANS["packed"])
+    trainer.state.global_step = 1
+    trainer.log({"loss": 2.5, "grad_norm": float("inf"), "learning_rate": 1e-4})
+    (kept,) = trainer.state.log_history
+    assert kept["loss"] == 2.5
+    assert "grad_norm" not in kept
+
+
+def test_losses_of_half_precision_are_summed_in_float32(trained: Any, device: Device) -> None:
+    trainer = trainer_of(trained, device, PLANS["one at a time"])
+    trainer._one_of = lambda *_: torch.tensor(1 / 3, dtype=torch.bfloat16)
+    step = collate(
+        [
+            {"input_ids": ids.tolist(), "labels": label.tolist(), "sample": index}
+            for index, (ids, label) in enumerate(zip(trained.ids, trained.labels, strict=True))
+        ]
+    )
+    computed = trainer._all_of(trained.model, divide(step, PLANS["one at a time"], 1), torch.tensor(1))
+    assert computed.losses.dtype == torch.float32
+    assert len(computed.losses) == len(LENGTHS)
 
 
 def test_where_no_plan_is_smaller_memory_has_run_out(trained: Any, device: Device, small_memory: None) -> None:

@@ -78,3 +78,9 @@ def test_unsloths_mark_comes_with_the_order_of_columns() -> None:
     written = SavingTrainer._adapter_config(trainer)
     assert written.auto_mapping == {"unsloth_fixed": True, "lora_B_layout": "rank_major"}
     assert config.auto_mapping == {"unsloth_fixed": True}
+
+
+def test_a_float16_run_can_be_continued_without_a_scaler(tmp_path: Any) -> None:
+    torch.save(torch.amp.GradScaler("cpu").state_dict(), tmp_path / "scaler.pt")
+    trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(scaler=None))
+    SavingTrainer._load_scaler(trainer, str(tmp_path))
