@@ -20,7 +20,6 @@ class Job:
 
     def __init__(self, jobs: "ForkedJobs", folder: Path, code: str) -> None:
         self.folder, self._jobs = folder, jobs
-        self.began = time.time()
         self.pid = int(jobs.ask(folder=str(folder), code=code))
 
     @property
