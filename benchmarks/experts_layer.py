@@ -98,7 +98,10 @@ def compare(model: Any, tokens: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(tokens, layer.hidden_size, device="cuda", dtype=torch.bfloat16)
     towards = torch.randn(tokens, layer.hidden_size, device="cuda")
-    best = torch.topk(torch.randn(tokens, layer.num_experts, device="cuda"), 4)
+    chances = torch.randn(tokens, layer.num_experts, device="cuda")
+    # An expert that no token goes to, as there is one at times.
+    chances[:, 0] = float("-inf")
+    best = torch.topk(chances, 4)
     weights = torch.zeros(tokens, layer.num_experts, device="cuda").scatter(1, best.indices, best.values.softmax(1))
     weights = weights.to(torch.bfloat16)
     small = min(tokens, 512)

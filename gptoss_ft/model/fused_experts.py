@@ -139,8 +139,8 @@ class _FusedExperts(torch.autograd.Function):
         grad_a_out = grad_b_out = None
         if low_grad_out is not None:
             scaled = (weight * s_out)[:, None]
-            grad_a_out = _grouped((low_grad_out * scaled).to(x.dtype).t(), hidden, ends)
-            grad_b_out = _grouped(grad_out.t(), (low_out * scaled).to(x.dtype), ends)
+            grad_a_out = _grouped_over_rows((low_grad_out * scaled).to(x.dtype).t(), hidden, ends)
+            grad_b_out = _grouped_over_rows(grad_out.t(), (low_out * scaled).to(x.dtype), ends)
         del grad_out, hidden
 
         grad_rows = _grouped(grad_inner, ctx.kept[0] if ctx.kept else experts.gate_up(), ends)
@@ -148,8 +148,8 @@ class _FusedExperts(torch.autograd.Function):
         if a_in is not None and b_in is not None:
             low_grad_in = _grouped(grad_inner, b_in, ends)
             added = _grouped(low_grad_in, a_in, ends)
-            grad_a_in = _grouped((low_grad_in * s_in).t(), x[token], ends)
-            grad_b_in = _grouped(grad_inner.t(), low_in * s_in, ends)
+            grad_a_in = _grouped_over_rows((low_grad_in * s_in).t(), x[token], ends)
+            grad_b_in = _grouped_over_rows(grad_inner.t(), low_in * s_in, ends)
         del grad_inner
         grad_x = _kernel(_collect)(grad_rows, added, s_in, place).to(x.dtype)
         of_matrices = (
@@ -160,9 +160,17 @@ class _FusedExperts(torch.autograd.Function):
 
 
 def _grouped(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
-    """Each expert's rows [n, in] times its matrix [in, out]; or, of two matrices of rows, one product an expert."""
+    """Each expert's rows [n, in] times its matrix [in, out]."""
     product: Tensor = torch._grouped_mm(rows, matrices, offs=ends)
     return product
+
+
+def _grouped_over_rows(of_rows: Tensor, others: Tensor, ends: Tensor) -> Tensor:
+    """[experts, a, b]: the product of [a, rows] and [rows, b] over the rows of each expert."""
+    product = _grouped(of_rows, others, ends)
+    # For an expert without rows some GPUs leave what was in memory (Blackwell, pytorch/pytorch#172439).
+    has_none = ends.diff(prepend=ends.new_zeros(1)) == 0
+    return product.masked_fill_(has_none[:, None, None], 0)
 
 
 def _gate_up(inner: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
