@@ -1,5 +1,6 @@
 """Jobs with marked tokens in their environment, ended in every way: no file, output or command line shows a token."""
 
+import importlib
 import os
 import signal
 import socket
@@ -8,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event, Thread
 
 import pytest
 from download_hub import DownloadHub, download_hub
@@ -17,12 +17,9 @@ from local_hub import Fault
 from gptoss_ft.errors import ExitCode
 
 ROOT = Path(__file__).parents[1]
-TOKENS = {
-    "HF_TOKEN": "hf_" + "Marked1a" * 4 + "Zz",
-    "HUGGING_FACE_HUB_TOKEN": "api_org_" + "Marked2b" * 4,
-    "WANDB_API_KEY": "c0ffee12" * 5,
-    "SERVICE_API_KEY": "-".join(["marked", "3c", "of", "no", "known", "form"]),
-}
+sys.path.append(str(ROOT / "benchmarks"))
+marked_tokens = importlib.import_module("marked_tokens")
+TOKENS: dict[str, str] = marked_tokens.TOKENS
 JOB = """\
 model: {name: tiny/llama, max_seq_length: 256, load_in_4bit: false, dtype: float32, device: cpu}
 lora: {target_modules: [q_proj, v_proj]}
@@ -39,39 +36,6 @@ training:
   output_dir: run
 tracking: {report_to: [tensorboard]}
 """
-
-
-def shows_token(content: bytes) -> bool:
-    return any(token.encode() in content for token in TOKENS.values())
-
-
-class Watch:
-    """Looks at every process's command line until it is left."""
-
-    def __init__(self) -> None:
-        self.seen = 0
-        self.found: list[bytes] = []
-        self._ended = Event()
-        self._thread = Thread(target=self._look)
-
-    def _look(self) -> None:
-        while not self._ended.wait(0.02):
-            for entry in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    line = entry.read_bytes()
-                except OSError:
-                    continue
-                self.seen += b"train.py" in line
-                if shows_token(line):
-                    self.found.append(line)
-
-    def __enter__(self) -> "Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
 
 
 class Place:
@@ -112,13 +76,16 @@ class Place:
 def place(tmp_path: Path) -> Iterator[Place]:
     """Whatever is done in it, nothing shows a token afterwards."""
     made = Place(tmp_path)
-    with Watch() as watch:
+    with marked_tokens.Watch() as watch:
         yield made
     assert watch.seen
     assert watch.found == []
     files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
     assert made.said in files
-    assert [path for path in files if shows_token(path.read_bytes())] == []
+    search = marked_tokens.Search()
+    for path in files:
+        search.look_into(path, str(path))
+    assert search.found == []
 
 
 @pytest.fixture
