@@ -94,6 +94,28 @@ def test_what_libraries_compile_is_kept_and_what_was_imported_is_never_looked_th
     assert said["frozen"] > 100_000
 
 
+# On a GPU Unsloth's import imports this module of its own, and calls the function.
+REWRITTEN = """
+from gptoss_ft import runtime
+runtime.prepare_environment()
+runtime.import_unsloth(runtime.find_device("cpu"))
+with runtime._rewriting_only("dpo_trainer"):
+    import unsloth.models.rl
+unsloth.models.rl.patch_trl_rl_trainers()
+import trl
+print(trl.DPOTrainer.__name__, trl.KTOTrainer.__name__, trl.RewardTrainer.__name__)
+"""
+
+
+def test_of_trls_trainers_one_alone_is_rewritten(tmp_path: Path) -> None:
+    environment = runtime.stock_environment() | {"UNSLOTH_COMPILE_LOCATION": str(tmp_path)}
+    ended = subprocess.run(
+        [sys.executable, "-c", REWRITTEN], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "UnslothDPOTrainer KTOTrainer RewardTrainer"
+
+
 def test_unsloth_bundles_nothing_beside() -> None:
     from unsloth_zoo.compile_cache import megacache_is_enabled
 

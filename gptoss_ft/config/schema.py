@@ -384,11 +384,8 @@ class PerformanceSection(Section):
         description="Most GPU memory that a run may take, in GiB; null: all that the GPU has.",
     )
     fused_experts: bool = Field(
-        default=False,
-        description=(
-            "Compute gpt-oss's 4-bit experts by this package's own kernels; false leaves them to Unsloth. "
-            "Experimental: not measured yet."
-        ),
+        default=True,
+        description="Compute gpt-oss's 4-bit experts by this package's own kernels; false leaves them to Unsloth.",
     )
 
 

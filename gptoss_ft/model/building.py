@@ -8,7 +8,7 @@ from gptoss_ft.config import JobConfig
 from gptoss_ft.model.loading import Offload, fetch, load_base
 from gptoss_ft.model.lora import attach, check_existing, load_existing
 from gptoss_ft.model.nf4_experts import fuse_experts
-from gptoss_ft.runtime import Device
+from gptoss_ft.runtime import Device, no_garbage_collection
 
 
 def build_model(
@@ -18,8 +18,9 @@ def build_model(
     if job.model.adapter is not None:
         check_existing(job.model.adapter, job.lora)
     fetch(job.model, repository, console)
-    base = load_base(job.model, repository, device, job.training, offload_embedding)
-    model = attach(base, job.lora, device, job.training)
+    with no_garbage_collection():
+        base = load_base(job.model, repository, device, job.training, offload_embedding)
+        model = attach(base, job.lora, device, job.training)
     if job.performance.fused_experts:
         fuse_experts(model)
     if job.model.adapter is not None:

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from gptoss_ft.config import JobConfig
-from gptoss_ft.planning.cures import find_cures
+from gptoss_ft.planning.cures import changed, find_cures
 from gptoss_ft.planning.gpus import LEAST_MARGIN, MARGIN, GpuMemory, budget_gib, known_gpu
 from gptoss_ft.planning.lengths import Lengths
 from gptoss_ft.planning.plan import BLOCK, Plan, Reason, Room, bucketed
@@ -61,6 +61,9 @@ def make_plan(
     """The plan for one GPU. `packs` says whether samples can lie in one row without seeing each other."""
     if job.training.packing:
         lengths = Lengths.all_of(job.model.max_seq_length, lengths.effective_batch)
+    if not device.bf16:
+        # Its kernels compute in nothing else.
+        job = changed(job, "performance", fused_experts=False)
     off = stays_off(job, shapes, device)
     if shapes is None or off is not None:
         return as_configured(job, shapes, lengths, device, off or "")

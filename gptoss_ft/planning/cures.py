@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from gptoss_ft.config import JobConfig
 from gptoss_ft.planning.gpus import needed_gib
 from gptoss_ft.planning.plan import Room
 from gptoss_ft.planning.shapes import Held
@@ -48,5 +49,9 @@ def _changes(room: Room) -> Iterator[tuple[str, Room]]:
 
 
 def _changed(room: Room, section: str, **values: Any) -> Room:
-    job = room.job
-    return replace(room, job=job.model_copy(update={section: getattr(job, section).model_copy(update=values)}))
+    return replace(room, job=changed(room.job, section, **values))
+
+
+def changed(job: JobConfig, section: str, **values: Any) -> JobConfig:
+    """`job` with other values of a section."""
+    return job.model_copy(update={section: getattr(job, section).model_copy(update=values)})

@@ -74,8 +74,8 @@ def fuses_experts(shapes: ModelShapes, job: JobConfig) -> bool:
 
 @dataclass(frozen=True)
 class LayerBytes:
-    """Bytes of one layer: for each token `saved` when it is not recomputed, and `at_work` while it is differentiated
-    (what is kept of it included); and of its experts' weights that are `dequantized` at once."""
+    """Bytes of one layer: for each token `saved` where it is not recomputed, and what is `at_work` beside that while it
+    is differentiated; and of its experts' weights that are `dequantized` at once."""
 
     saved: float
     at_work: float
@@ -83,21 +83,14 @@ class LayerBytes:
 
 
 def layer_bytes(shapes: ModelShapes, job: JobConfig, calibration: MemoryCalibration) -> LayerBytes:
+    if fuses_experts(shapes, job):
+        share, dequantized = calibration.fused_experts, shapes.dequantized_by_fused_experts_bytes()
+    else:
+        share = calibration.experts if shapes.is_moe else calibration.dense
+        dequantized = shapes.dequantized_at_once_bytes()
     attention, mlp = attention_values(shapes) * shapes.whole_bytes, mlp_values(shapes) * shapes.whole_bytes
-    if not fuses_experts(shapes, job):
-        values = attention + mlp
-        return LayerBytes(calibration.saved * values, calibration.at_work * values, shapes.dequantized_at_once_bytes())
-    # What model.fused_experts keeps: gate and up, interleaved; and at work: those, their gradient, and with it the
-    # gradient of the output, that of the hidden states with the adapter's part of it, and the hidden states.
-    rows = shapes.experts_per_token * shapes.whole_bytes
-    kept = 2 * rows * shapes.intermediate
-    worked = rows * (shapes.hidden + 7 * shapes.intermediate)
-    saved = calibration.saved * attention + kept
-    return LayerBytes(
-        saved,
-        calibration.saved * attention + calibration.fused_at_work * worked,
-        shapes.dequantized_by_fused_experts_bytes(),
-    )
+    saved = share.attention * attention + share.mlp * mlp
+    return LayerBytes(saved, share.at_work * (attention + mlp), dequantized)
 
 
 def estimate(
@@ -122,7 +115,8 @@ def estimate(
     activations = tokens_in_row * (whole_layers * layer.saved + on_gpu * hidden_bytes)
     kept = whole_layers * shapes.dequantized_at_once_bytes() if keep_dequantized else 0
 
-    at_work = tokens_in_row * (layer.at_work - (0 if checkpointed_layers else layer.saved))
+    # The first layers are recomputed, so none of the others' values is left when the backward pass comes to them.
+    at_work = tokens_in_row * (layer.at_work + (0 if whole_layers else layer.saved))
     experts_at_work = 0 if keep_dequantized and not checkpointed_layers else layer.dequantized
     logits = _chunk(tokens_in_row, shapes.vocabulary) * shapes.vocabulary * calibration.logit_bytes
     if logits > at_work + experts_at_work:

@@ -139,7 +139,8 @@ class Plan:
             return self._with(keep_dequantized=False)
         most = self.room.most_checkpointed
         whole = most - self.checkpointed_layers
-        if whole > 0:
+        # The last one comes and goes as a recomputed one does.
+        if whole > 1:
             return self._with(checkpointed_layers=most - whole // 2)
         if self.rows == "packed":
             half = max(self.row_tokens // 2, self.longest_sample)

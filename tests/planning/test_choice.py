@@ -86,19 +86,19 @@ def test_the_default_job_below_15_gib_offloads_the_embedding() -> None:
     plan = plan_of(job, H200, in_4_bits(job))
     check(plan, job, H200)
     assert plan.offload_embedding
-    assert plan.checkpointed_layers == 24
+    assert plan.checkpointed_layers >= 23
     assert plan.estimate is not None and plan.estimate.peak_gib <= 13.8
 
 
 def test_a_tight_gpu_is_used_with_less_to_spare() -> None:
-    job, device = job_of(), GpuMemory("T4", 15.0)
+    job, device = job_of(), GpuMemory("", 14.8)
     plan = plan_of(job, device, in_4_bits(job))
     assert plan.fits and plan.estimate is not None
     assert budget_gib(job, device) < plan.estimate.peak_gib <= budget_gib(job, device, LEAST_MARGIN)
 
 
 def test_what_is_too_small_says_what_would_do() -> None:
-    job = job_of(performance={"memory_limit_gib": 13.9})
+    job = job_of(performance={"memory_limit_gib": 13.7})
     plan = plan_of(job, H200, in_4_bits(job))
     assert not plan.fits
     assert plan.rows == "packed" and plan.offload_embedding and plan.checkpointed_layers == 24
@@ -132,8 +132,8 @@ def test_it_stays_off(job: JobConfig, why: str) -> None:
     assert plan.reasons[0].why.startswith(why)
     assert plan.checkpointed(10) == plan.checkpointed_layers == 24
     assert plan.smaller() is None
-    # The notebook's recipe: 15.7 GiB.
-    assert plan.estimate is not None and plan.estimate.peak_gib == pytest.approx(15.7, rel=0.03)
+    # The notebook's recipe: 15.7 GiB, of which this package's experts save the gate and up of one layer in 16 bits.
+    assert plan.estimate is not None and plan.estimate.peak_gib == pytest.approx(15.2, rel=0.03)
 
 
 def test_as_configured_a_smaller_micro_batch_is_a_cure_and_samples_keep_their_length() -> None:
@@ -153,6 +153,14 @@ def test_as_configured_a_smaller_micro_batch_is_a_cure_and_samples_keep_their_le
     assert 1 <= int(found[1]) < 4
     smaller = job.training.model_copy(update={"per_device_train_batch_size": int(found[1])})
     assert make_plan(job.model_copy(update={"training": smaller}), SHAPES, Lengths.all_of(8192, 16), H200).fits
+
+
+def test_without_bfloat16_experts_are_left_to_unsloth() -> None:
+    with_bf16, without = (plan_of(job_of(), GpuMemory("", 40, bf16), in_4_bits(job_of())) for bf16 in (True, False))
+    assert (with_bf16.rows, without.rows) == ("packed", "as configured")
+    assert without.estimate is not None and with_bf16.room is not None
+    projection = SHAPES.dequantized_by_fused_experts_bytes() / GIB
+    assert without.estimate.dequantized_experts == pytest.approx(1.5 * projection)
 
 
 def test_it_stays_off_for_the_models_own_dropout_and_for_an_unknown_model() -> None:
@@ -184,9 +192,9 @@ def test_smaller_plans_need_less_each_time_and_end_at_one_sample() -> None:
     rows = [(one.rows, one.checkpointed_layers, one.row_tokens) for one in seen]
     # First more recomputation, then shorter rows; never shorter than the longest sample.
     assert [layers for _, layers, _ in rows] == sorted(layers for _, layers, _ in rows)
-    all_recomputed = next(index for index, (_, layers, _) in enumerate(rows) if layers == 24)
-    assert {tokens for _, _, tokens in rows[: all_recomputed + 1]} == {seen[0].row_tokens}
-    assert rows[-1] == ("packed", 24, 1024)
+    most_recomputed = next(index for index, (_, layers, _) in enumerate(rows) if layers == 23)
+    assert {tokens for _, _, tokens in rows[: most_recomputed + 1]} == {seen[0].row_tokens}
+    assert rows[-1] == ("packed", 23, 1024)
 
 
 def test_what_is_kept_dequantized_goes_first() -> None:
@@ -196,9 +204,10 @@ def test_what_is_kept_dequantized_goes_first() -> None:
     assert (smaller.keep_dequantized, smaller.room.keep_dequantized) == (False, False)
     assert (smaller.row_tokens, smaller.checkpointed_layers) == (plan.row_tokens, 0)
     assert plan.estimate is not None and smaller.estimate is not None
-    # The experts of 23 layers; those of the one at work are there all the same.
+    # The experts of all layers; one projection of the layer at work is there all the same.
     kept = plan.estimate.peak_gib - smaller.estimate.peak_gib
-    assert kept == pytest.approx(23 * SHAPES.dequantized_layer_bytes() / GIB, rel=0.01)
+    projection = SHAPES.dequantized_by_fused_experts_bytes()
+    assert kept == pytest.approx((24 * SHAPES.dequantized_layer_bytes() - projection) / GIB, rel=0.01)
 
 
 def test_rows_are_padded_to_few_lengths() -> None:
@@ -214,7 +223,7 @@ def test_without_packing_samples_are_padded() -> None:
     plan = plan_of(job, H200, packs=False)
     assert (plan.rows, plan.rows_at_once, plan.row_tokens) == ("padded", 8, 8 * 1024)
     smaller = plan.smaller()
-    while smaller is not None and smaller.checkpointed_layers < 24:
+    while smaller is not None and smaller.checkpointed_layers < 23:
         smaller = smaller.smaller()
     assert smaller is not None
     ends = []

@@ -57,9 +57,12 @@ def test_more_recomputation_and_shorter_rows_never_take_more() -> None:
 
 
 def test_what_is_kept_dequantized_is_there_for_every_layer() -> None:
-    one_layer = 2 * 32 * 3 * 2880**2 / GIB
-    assert gpt_oss(1024, 24).dequantized_experts == pytest.approx(one_layer)
-    assert gpt_oss(1024, 0, keep=True).dequantized_experts == pytest.approx(24 * one_layer)
+    projection = 2 * 32 * 2880**2 / GIB
+    assert gpt_oss(1024, 24).dequantized_experts == pytest.approx(2 * projection)
+    unsloths = JobConfig.model_validate({"performance": {"fused_experts": False}})
+    assert gpt_oss(1024, 24, job=unsloths).dequantized_experts == pytest.approx(3 * projection)
+    for job in (JOB, unsloths):
+        assert gpt_oss(1024, 0, keep=True, job=job).dequantized_experts == pytest.approx(24 * 3 * projection)
 
 
 def test_an_offloaded_embedding_is_not_on_the_gpu() -> None:
