@@ -1,10 +1,11 @@
 """One layer of gpt-oss's 4-bit experts with their adapters, forward and backward: Unsloth's computation and ours.
 
-    python benchmarks/experts_layer.py --model CHECKPOINT [--tokens 2048 16384]
+    python benchmarks/experts_layer.py --model CHECKPOINT [--tokens 2048 16384] [--kernels 16]
 
 CHECKPOINT: a 4-bit gpt-oss, such as `synthetic_checkpoint.py --layers 4` makes; its first layer is used. On a GPU.
 Prints one JSON line for each number of tokens and way: median milliseconds of forward and backward, and the peak that
-they added in GiB; and how far output and gradients of each are from float32, ‖found − wanted‖ / ‖wanted‖.
+they added in GiB; and how far output and gradients of each are from float32, ‖found − wanted‖ / ‖wanted‖. With
+--kernels also the kernels that took the longest, in milliseconds of one forward and backward pass.
 """
 
 import argparse
@@ -37,6 +38,21 @@ def measured(layer: Any, call: Any) -> tuple[float, float]:
         torch.cuda.synchronize()
         times.append(start.elapsed_time(end))
     return statistics.median(times[3:]), (torch.cuda.max_memory_allocated() - before) / 2**30
+
+
+def longest_kernels(call: Any, number: int) -> None:
+    """Print a line for each of the `number` kernels that `call` spends most time in: milliseconds, runs, name."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        for _ in range(ROUNDS):
+            call()
+        torch.cuda.synchronize()
+    kernels = sorted(found.key_averages(), key=lambda kernel: -kernel.self_device_time_total)
+    for kernel in kernels[:number]:
+        spent = kernel.self_device_time_total / 1000 / ROUNDS
+        print(f"  {spent:8.3f} ms {kernel.count / ROUNDS:6.1f} × {kernel.key[:110]}", flush=True)
 
 
 def gradients(layer: Any, x: Any, towards: Any, indices: Any, weights: Any) -> dict[str, Any]:
@@ -89,7 +105,7 @@ def reference(layer: Any, x: Any, towards: Any, indices: Any, weights: Any) -> d
     return {**found, **{name: own.grad for name, own in stacks.items()}}
 
 
-def compare(model: Any, tokens: int) -> None:
+def compare(model: Any, tokens: int, kernels: int) -> None:
     import torch
 
     from gptoss_ft.model import nf4_experts
@@ -139,12 +155,15 @@ def compare(model: Any, tokens: int) -> None:
             "tokens": tokens, "way": way, "forward_ms": round(forward_only, 3), "both_ms": round(milliseconds, 3),
             "peak_gib": round(gib, 3), "kept_kib_a_token": round(kept, 1), "off": off,
         }), flush=True)  # fmt: skip
+        if kernels:
+            longest_kernels(both, kernels)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 16384])
+    parser.add_argument("--kernels", type=int, default=0, metavar="N", help="also print the N that took the longest")
     arguments = parser.parse_args()
     prepare_environment()
     device = find_device("cuda")
@@ -166,7 +185,7 @@ def main() -> None:
     original = grouped.grouped_qlora_forward
     for tokens in arguments.tokens:
         grouped.grouped_qlora_forward = original
-        compare(model, tokens)
+        compare(model, tokens, arguments.kernels)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python benchmarks/step_profile.py --config config.yaml --set model.name=4BIT_DIR \\
         --set training.gradient_accumulation_steps=32 --lengths full --output profile/
 
-Trains on random rows, all tokens trained: `--warm-up` steps, then steps that are timed, then one under torch.profiler.
-Writes profile.json and kernels.json (the longest kernels by name, with the group each was put into: look there whether
+Trains on random rows, all tokens trained: `--warm-up` steps, then `--steps` that are timed, then one under
+torch.profiler. Writes profile.json and kernels.json (the longest kernels by name, with the group each was put into: look there whether
 the rules fit) into --output.
 
 Percentages are of the timed steps' median. `idle` is what of that is left when at least one kernel runs in the rest;
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -29,9 +30,9 @@ from peers.rows import draw_lengths
 
 from gptoss_ft.config import JobConfig
 from gptoss_ft.reporting.console import quiet_libraries
+from gptoss_ft.reporting.memory_report import peak_gib
 from gptoss_ft.runtime import Device, find_device, import_unsloth, prepare_environment
 
-TIMED = 5
 NAMES = 40
 
 
@@ -51,8 +52,8 @@ def measured_flops(on_gpu: bool) -> float:
     return 2 * size**3 / statistics.median(times)
 
 
-def make_watcher(first_timed: int, trace: Path, on_gpu: bool) -> Any:
-    """A callback that times steps from `first_timed` on and profiles the one after `TIMED` of them into `trace`."""
+def make_watcher(first_timed: int, timed: int, trace: Path, on_gpu: bool) -> Any:
+    """A callback that times `timed` steps from `first_timed` on and profiles the next one into `trace`."""
     from torch.profiler import ProfilerActivity, profile
     from transformers import TrainerCallback
 
@@ -64,16 +65,16 @@ def make_watcher(first_timed: int, trace: Path, on_gpu: bool) -> Any:
             self._ended = 0.0
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == first_timed + TIMED:
+            if state.global_step == first_timed + timed:
                 synchronize()
                 self._profile.start()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             synchronize()
             now = time.perf_counter()
-            if first_timed < state.global_step <= first_timed + TIMED:
+            if first_timed < state.global_step <= first_timed + timed:
                 self.seconds.append(now - self._ended)
-            elif state.global_step > first_timed + TIMED:
+            elif state.global_step > first_timed + timed:
                 self._profile.stop()
                 self._profile.export_chrome_trace(str(trace))
             self._ended = now
@@ -95,14 +96,17 @@ def profile_step(job: JobConfig, device: Device, arguments: argparse.Namespace, 
     on_gpu = device.kind == "cuda"
     rate = measured_flops(on_gpu)
     batch, longest = effective_batch(job), job.model.max_seq_length
-    lengths = draw_lengths(arguments.lengths, batch * (arguments.warm_up + TIMED + 1), longest, seed=0)
+    lengths = draw_lengths(arguments.lengths, batch * (arguments.warm_up + arguments.steps + 1), longest, seed=0)
     plan = plan_run(job, repository, summary_of(lengths, job), device).plan
     loaded = load(job, device, plan.offload_embedding)
     trainer = make_trainer(loaded, loaded.random_rows(lengths), job, folder, plan)
-    watcher = make_watcher(arguments.warm_up, folder / "trace.json", on_gpu)
+    watcher = make_watcher(arguments.warm_up, arguments.steps, folder / "trace.json", on_gpu)
     trainer.add_callback(watcher)
     trainer.train()
 
+    seconds, peak = statistics.median(watcher.seconds), round(peak_gib(device), 2)
+    # Reading the trace of a large step takes a while.
+    print(f"median of {len(watcher.seconds)} steps {seconds:.4f} s, peak {peak} GiB", file=sys.__stdout__, flush=True)
     kernels = read_trace(folder / "trace.json", on_gpu)
     shapes = Shapes(model.vocabulary, job.lora.r)
     _write(arguments.output / "kernels.json", longest_names(kernels, shapes, NAMES))
@@ -114,7 +118,8 @@ def profile_step(job: JobConfig, device: Device, arguments: argparse.Namespace, 
         "lengths": arguments.lengths,
         "tokens": round(tokens),
         "plan": plan_of(trainer),
-        **summarize(kernels, shapes, statistics.median(watcher.seconds), tokens, model.active_parameters(), rate),
+        "peak_reserved_gib": peak,
+        **summarize(kernels, shapes, seconds, tokens, model.active_parameters(), rate),
     }
 
 
@@ -164,10 +169,11 @@ def main() -> None:
     parser.add_argument("--lengths", choices=["lognormal", "full"], default="full")
     parser.add_argument("--warm-up", type=int, default=5, help="steps before those that are timed")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--steps", type=int, default=5, help="steps that are timed")
     arguments = parser.parse_args()
-    if arguments.warm_up < 1:
-        parser.error(f"--warm-up {arguments.warm_up}: want 1 or more")
-    job = benchmark_job(arguments.config, arguments.overrides, arguments.warm_up + TIMED + 1)
+    if arguments.warm_up < 1 or arguments.steps < 1:
+        parser.error("--warm-up and --steps: want 1 or more")
+    job = benchmark_job(arguments.config, arguments.overrides, arguments.warm_up + arguments.steps + 1)
     arguments.output.mkdir(parents=True, exist_ok=True)
     prepare_environment()
     device = find_device(job.model.device)
