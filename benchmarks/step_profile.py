@@ -4,8 +4,8 @@
         --set training.gradient_accumulation_steps=32 --lengths full --output profile/
 
 Trains on random rows, all tokens trained: `--warm-up` steps, then `--steps` that are timed, then one under
-torch.profiler. Writes profile.json and kernels.json (the longest kernels by name, with the group each was put into: look there whether
-the rules fit) into --output.
+torch.profiler. Writes profile.json and kernels.json (the longest kernels by name, with the group each was put into:
+look there whether the rules fit) into --output.
 
 Percentages are of the timed steps' median. `idle` is what of that is left when at least one kernel runs in the rest;
 kernels of two streams at once count both. The floor is 4 FLOP for each active parameter and token (forward, and the
