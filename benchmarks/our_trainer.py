@@ -40,10 +40,12 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Trained:
-    """The peak of reserved GPU memory in GiB (None where it ran out), seconds of all steps, and the plan at the end."""
+    """The peak of reserved GPU memory in GiB (None where it ran out), seconds of all steps, the loss of each in nats a
+    token, and the plan at the end."""
 
     peak_gib: float | None
     seconds: float
+    losses: list[float]
     plan: dict[str, Any]
 
 
@@ -86,10 +88,10 @@ def make_trainer(loaded: Loaded, rows: Rows, job: JobConfig, folder: Path, plan:
     )
 
 
-def plan_of(trainer: Any) -> dict[str, Any]:
-    """How a trainer computes its steps now: another way than it began with, where memory ran out."""
+def facts_of(plan: Plan) -> dict[str, Any]:
+    """How steps are computed; a trainer whose memory ran out has another plan than it began with."""
     names = ("rows", "row_tokens", "rows_at_once", "checkpointed_layers", "keep_dequantized", "offload_embedding")
-    return {name: getattr(trainer.plan, name) for name in names}
+    return {name: getattr(plan, name) for name in names}
 
 
 def train_on(loaded: Loaded, rows: Rows, job: JobConfig, folder: Path, plan: Plan) -> Trained:
@@ -104,7 +106,8 @@ def train_on(loaded: Loaded, rows: Rows, job: JobConfig, folder: Path, plan: Pla
         peak: float | None = round(peak_gib(loaded.device), 2)
     except torch.OutOfMemoryError:
         peak = None
-    trained = Trained(peak, round(time.monotonic() - started, 1), plan_of(trainer))
+    losses = [one["loss"] for one in trainer.state.log_history if "loss" in one]
+    trained = Trained(peak, round(time.monotonic() - started, 1), losses, facts_of(trainer.plan))
     del trainer
     loaded.model.zero_grad(set_to_none=True)
     gc.collect()

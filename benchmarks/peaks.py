@@ -3,8 +3,10 @@
     python benchmarks/peaks.py --config config.yaml --set model.name=4BIT_DIR --json peaks.json \\
         --case 1024:4 --case 1024:32 --case 16384:1:24 …
 
-A case is LENGTH:SAMPLES[:GIB]: optimizer steps of SAMPLES random rows of LENGTH tokens, planned for a
-`performance.memory_limit_gib` of GIB, the whole GPU where none is given. One model in one process, so the embedding
+A case is LENGTH:SAMPLES[:GIB[:HAD]]: optimizer steps of SAMPLES random rows of LENGTH tokens, planned for a
+`performance.memory_limit_gib` of GIB (none or *: the whole GPU). With HAD the allocator may reserve so many GiB and no
+more, whatever the plan thinks: `1024:4:*:30` tells how a plan that was wrong ends, and that its losses are those of
+`1024:4`. One model in one process, so the embedding
 stays where it is: with --offload in the host's memory, else on the GPU. A line a case. The JSON's `runs` tell what
 measured_peaks.json wants, with the tokens that the longest micro-batch really held.
 """
@@ -25,22 +27,29 @@ from our_trainer import Loaded, benchmark_job, load, summary_of, train_on
 from gptoss_ft.config import JobConfig
 from gptoss_ft.planning.plan import BLOCK, Plan
 from gptoss_ft.reporting.console import quiet_libraries
-from gptoss_ft.runtime import Device, find_device, import_unsloth, prepare_environment
+from gptoss_ft.runtime import Device, find_device, import_unsloth, limit_gpu_memory, prepare_environment
 
 STEPS = 2
 LIMITS = (-0.05, 0.10)
+# What a smaller plan has less of, or more.
+SHRINK = ("row_tokens", "checkpointed_layers", "keep_dequantized")
 
 
 @dataclass(frozen=True)
 class Case:
-    """Steps of `samples` rows of `length` tokens, planned for `limit_gib` (None: the whole GPU)."""
+    """Steps of `samples` rows of `length` tokens, planned for `limit_gib` (None: the whole GPU), of which `had_gib` can
+    be had."""
 
     length: int
     samples: int
     limit_gib: float | None = None
+    had_gib: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.samples} × {self.length:,}" + (f" in {self.limit_gib:g} GiB" if self.limit_gib else "")
+        limit = f" in {self.limit_gib:g} GiB" if self.limit_gib else ""
+        return f"{self.samples} × {self.length:,}{limit}" + (
+            f", {self.had_gib:g} GiB to be had" if self.had_gib else ""
+        )
 
     def job(self, job: JobConfig) -> JobConfig:
         """`job` with this case's rows and limit."""
@@ -55,8 +64,9 @@ class Case:
 
 
 def case(text: str) -> Case:
-    length, samples, *limit = text.split(":")
-    return Case(int(length), int(samples), float(limit[0]) if limit else None)
+    length, samples, *sizes = text.split(":")
+    limit, had, *_ = [None if size == "*" else float(size) for size in sizes] + [None, None]
+    return Case(int(length), int(samples), limit, had)
 
 
 def longest_micro_batch(plan: Plan, case: Case) -> int:
@@ -89,6 +99,7 @@ def measure(loaded: Loaded, job: JobConfig, case: Case, folder: Path, offload: b
     tokens = longest_micro_batch(plan, case)
     expected = plan.room.estimate(tokens, plan.checkpointed(tokens)).peak_gib
     rows = loaded.random_rows(np.full(STEPS * case.samples, case.length))
+    limit_gpu_memory(loaded.device, case.had_gib or loaded.device.total_gib)
     trained = train_on(loaded, rows, own, folder, plan)
     return {
         "case": str(case),
@@ -100,7 +111,9 @@ def measure(loaded: Loaded, job: JobConfig, case: Case, folder: Path, offload: b
         "peak_reserved_gib": trained.peak_gib,
         "relative": round(expected / trained.peak_gib - 1, 4) if trained.peak_gib else None,
         "seconds": trained.seconds,
-        "memory_ran_out": trained.peak_gib is None or trained.plan["checkpointed_layers"] != plan.checkpointed_layers,
+        "losses": trained.losses,
+        "at_the_end": trained.plan,
+        "memory_ran_out": trained.peak_gib is None or any(trained.plan[name] != getattr(plan, name) for name in SHRINK),
     }
 
 
@@ -109,7 +122,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument(
-        "--case", dest="cases", type=case, action="append", required=True, metavar="LENGTH:SAMPLES[:GIB]"
+        "--case", dest="cases", type=case, action="append", required=True, metavar="LENGTH:SAMPLES[:GIB[:HAD]]"
     )
     parser.add_argument("--offload", action="store_true", help="the embedding in the host's memory")
     parser.add_argument("--json", type=Path)
@@ -128,7 +141,7 @@ def main() -> None:
                 print(json.dumps(runs[-1]), file=sys.__stdout__, flush=True)
                 if arguments.json:
                     arguments.json.write_text(json.dumps({"device": device.name, "runs": runs}, indent=1) + "\n")
-    known = [run["relative"] for run in runs if run["relative"] is not None]
+    known = [run["relative"] for run in runs if run["relative"] is not None and not run["memory_ran_out"]]
     within = sum(LIMITS[0] <= one <= LIMITS[1] for one in known)
     print(f"{within} of {len(runs)} within −5 % and +10 %, from {min(known):+.1%} to {max(known):+.1%}")
 

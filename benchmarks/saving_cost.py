@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from our_trainer import benchmark_job, load, make_trainer, plan_of, summary_of
+from our_trainer import benchmark_job, facts_of, load, make_trainer, summary_of
 from paired_blocks import Block, Save, figures
 from peers.measure import synchronize
 from peers.rows import draw_lengths
@@ -96,7 +96,7 @@ def measure(job: JobConfig, device: Device, folder: Path, pairs: int, block: int
     reporter = StepReporter(log, device, job.training.loss_alarm)
     meter = make_meter(trainer, reporter, pairs, block, seed)
     run(trainer, reporter, None)
-    facts = {"device": device.name, "plan": plan_of(trainer), "save_steps": block, "pairs": pairs}
+    facts = {"device": device.name, "plan": facts_of(trainer.plan), "save_steps": block, "pairs": pairs}
     return facts | figures(meter.blocks, meter.saves, block) | {"saves": [asdict(save) for save in meter.saves]}
 
 

@@ -90,7 +90,7 @@ def recipe(task: Task, folder: Path) -> None:
 
 def ours(task: Task, folder: Path) -> None:
     """Write the gradients of our trainer, as its plan computes the step, with the mask and without."""
-    from our_trainer import benchmark_job, load, make_trainer, plan_of, summary_of
+    from our_trainer import benchmark_job, facts_of, load, make_trainer, summary_of
 
     from gptoss_ft.runtime import find_device, import_unsloth, prepare_environment
 
@@ -118,7 +118,7 @@ def ours(task: Task, folder: Path) -> None:
         keep_gradient(trainer, folder, variant)
         with context():
             trainer.train()
-        (folder / PLAN).write_text(json.dumps(plan_of(trainer)))
+        (folder / PLAN).write_text(json.dumps(facts_of(trainer.plan)))
 
 
 def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

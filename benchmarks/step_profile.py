@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from kernel_groups import Kernel, Shapes, busy_microseconds, longest_names, milliseconds_by_group, read_trace
-from our_trainer import benchmark_job, load, make_trainer, plan_of, summary_of
+from our_trainer import benchmark_job, facts_of, load, make_trainer, summary_of
 from peers.measure import synchronize
 from peers.rows import draw_lengths
 
@@ -117,7 +117,7 @@ def profile_step(job: JobConfig, device: Device, arguments: argparse.Namespace, 
         "effective_batch": batch,
         "lengths": arguments.lengths,
         "tokens": round(tokens),
-        "plan": plan_of(trainer),
+        "plan": facts_of(trainer.plan),
         "peak_reserved_gib": peak,
         **summarize(kernels, shapes, seconds, tokens, model.active_parameters(), rate),
     }
