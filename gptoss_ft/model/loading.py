@@ -13,6 +13,7 @@ from rich.console import Console
 from transformers import modeling_utils
 
 from gptoss_ft.config import ModelSection, TrainingSection
+from gptoss_ft.data.tokenizer import parsed_once
 from gptoss_ft.errors import DataError, MachineError, SettingError
 from gptoss_ft.hub_client import fetch_snapshot
 from gptoss_ft.hub_errors import explained
@@ -55,7 +56,8 @@ def load_base(
 
     refuse_impossible(config, device)
     hold_mxfp4_packed(config.load_in_4bit)
-    with explained(repository, "model.name"), _load_reports() as reports:
+    # It reads the tokenizer, too.
+    with explained(repository, "model.name"), parsed_once(), _load_reports() as reports:
         try:
             model, _ = FastLanguageModel.from_pretrained(
                 model_name=repository,
