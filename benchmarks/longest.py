@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from our_trainer import Loaded, benchmark_job, load, summary_of, train_on
+from our_trainer import Loaded, benchmark_job, load, plan_of, train_on
 from peers.measure import hold_to_cap
 
 from gptoss_ft.config import JobConfig
-from gptoss_ft.planning.plan import Plan
 from gptoss_ft.reporting.console import quiet_libraries
-from gptoss_ft.runtime import Device, find_device, import_unsloth, prepare_environment
+from gptoss_ft.runtime import find_device, import_unsloth, prepare_environment
 
 STEPS = 2
 
@@ -70,20 +69,11 @@ def search(
     return works * multiple, True
 
 
-def plan_of_length(job: JobConfig, length: int, device: Device) -> Plan:
-    """A run's plan for rows of `length` tokens. After `import_unsloth`."""
-    from gptoss_ft.model.repository import find_repository
-    from gptoss_ft.planning.run_plan import plan_run
-
-    summary = summary_of(np.full(STEPS, length), job)
-    return plan_run(job, find_repository(job.model), summary, device).plan
-
-
 def attempt(loaded: Loaded, job: JobConfig, length: int, folder: Path) -> Trial:
     """Train `STEPS` steps on rows of `length` tokens."""
     own = job.model_copy(update={"model": job.model.model_copy(update={"max_seq_length": length})})
     rows = loaded.random_rows(np.full(STEPS, length))
-    trained = train_on(loaded, rows, own, folder, plan_of_length(own, length, loaded.device))
+    trained = train_on(loaded, rows, own, folder, plan_of(own, rows.lengths, loaded.device))
     return Trial(length, trained.peak_gib is not None, trained.peak_gib, trained.seconds, trained.plan)
 
 
@@ -113,7 +103,7 @@ def main() -> None:
             import_unsloth(device)
             hold_to_cap(arguments.cap)
             # What the longest needs is held for all.
-            loaded = load(job, device, plan_of_length(job, arguments.most, device).offload_embedding)
+            loaded = load(job, device, plan_of(job, np.full(STEPS, arguments.most), device).offload_embedding)
 
             def trains(length: int) -> bool:
                 trials.append(attempt(loaded, job, length, folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,19 @@ class Loaded:
     tokenizer: Any
     device: Device
 
+    @cached_property
+    def _untrained(self) -> list[Any]:
+        return [own.detach().cpu().clone() for own in self.model.parameters() if own.requires_grad]
+
+    def set_back(self) -> None:
+        """Undo all training since this was called first."""
+        import torch
+
+        trained = (own for own in self.model.parameters() if own.requires_grad)
+        with torch.no_grad():
+            for own, before in zip(trained, self._untrained, strict=True):
+                own.copy_(before)
+
     def random_rows(self, lengths: NDArray[np.int64]) -> Rows:
         return draw_rows(lengths, len(self.tokenizer), self.tokenizer.pad_token_id, seed=0)
 
@@ -59,6 +73,20 @@ def summary_of(lengths: NDArray[np.int64], job: JobConfig) -> Summary:
     tokens, number = int(lengths.sum()), len(lengths)
     counts = SplitSummary(samples=number, rows=number, tokens=tokens, trained_tokens=tokens, lengths=count(lengths))
     return Summary(key="random rows", tokenizer="", max_seq_length=job.model.max_seq_length, train=counts)
+
+
+def plan_of(job: JobConfig, lengths: NDArray[np.int64], device: Device) -> Plan:
+    """The plan of a run on rows of these lengths that has the whole device, whatever this process holds of it."""
+    from gptoss_ft.model.repository import find_repository
+    from gptoss_ft.planning.choice import effective_batch, make_plan
+    from gptoss_ft.planning.gpus import GpuMemory, computes_groups
+    from gptoss_ft.planning.lengths import Lengths
+    from gptoss_ft.planning.shapes import PACKABLE, read_shapes
+
+    counted = Lengths.counted(summary_of(lengths, job).train.lengths, effective_batch(job))
+    shapes = read_shapes(job, find_repository(job.model))
+    gpu = GpuMemory(device.name, device.total_gib, device.bf16, computes_groups(device.capability))
+    return make_plan(job, shapes, counted, gpu, shapes is not None and shapes.kind in PACKABLE)
 
 
 def load(job: JobConfig, device: Device, offload_embedding: bool) -> Loaded:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from our_trainer import Loaded, benchmark_job, load, summary_of, train_on
+from our_trainer import Loaded, benchmark_job, load, plan_of, train_on
 
 from gptoss_ft.config import JobConfig
 from gptoss_ft.planning.plan import BLOCK, Plan
@@ -82,12 +82,9 @@ def longest_micro_batch(plan: Plan, case: Case) -> int:
 
 def planned(job: JobConfig, case: Case, device: Device, offload: bool) -> Plan:
     """A run's plan, its estimate for the embedding where it is. After `import_unsloth`."""
-    from gptoss_ft.model.repository import find_repository
-    from gptoss_ft.planning.run_plan import plan_run
-
-    summary = summary_of(np.full(STEPS * case.samples, case.length), job)
-    plan = plan_run(job, find_repository(job.model), summary, device).plan
-    assert plan.room is not None, "a plan is for a GPU, and for a model whose shapes are known"
+    plan = plan_of(job, np.full(STEPS * case.samples, case.length), device)
+    if plan.room is None:
+        raise SystemExit(f"peaks: {job.model.name} is of a kind whose shapes are not known here")
     room = replace(plan.room, offload_embedding=offload)
     return replace(plan, room=room, offload_embedding=offload)
 
@@ -99,6 +96,7 @@ def measure(loaded: Loaded, job: JobConfig, case: Case, folder: Path, offload: b
     tokens = longest_micro_batch(plan, case)
     expected = plan.room.estimate(tokens, plan.checkpointed(tokens)).peak_gib
     rows = loaded.random_rows(np.full(STEPS * case.samples, case.length))
+    loaded.set_back()
     limit_gpu_memory(loaded.device, case.had_gib or loaded.device.total_gib)
     trained = train_on(loaded, rows, own, folder, plan)
     return {
@@ -143,7 +141,8 @@ def main() -> None:
                     arguments.json.write_text(json.dumps({"device": device.name, "runs": runs}, indent=1) + "\n")
     known = [run["relative"] for run in runs if run["relative"] is not None and not run["memory_ran_out"]]
     within = sum(LIMITS[0] <= one <= LIMITS[1] for one in known)
-    print(f"{within} of {len(runs)} within −5 % and +10 %, from {min(known):+.1%} to {max(known):+.1%}")
+    span = f", from {min(known):+.1%} to {max(known):+.1%}" if known else ""
+    print(f"{within} of {len(known)} that fit within −5 % and +10 %{span}; {len(runs) - len(known)} ran out of memory")
 
 
 if __name__ == "__main__":

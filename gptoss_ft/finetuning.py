@@ -74,7 +74,8 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
         remember(job, data.summary)
     planned = plan_run(job, repository, data.summary, device)
     narration.show_plan_of_run(console, planned)
-    refuse_too_little_disk(job, repository, planned.lengths, output.path)
+    rows = data.train.num_rows if full_rows is None else len(full_rows.members)
+    refuse_too_little_disk(job, repository, rows, output.path)
 
     limit_gpu_memory(device, job.performance.memory_limit_gib)
     model = build_model(job, repository, device, console, planned.offload)
@@ -86,7 +87,7 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
     resolved = as_resolved(job, model.dtype, output.path)
     output = output.accepting(weights_changes(output.earlier, base["commit"]), REVISION)
     output = output.accepting(resolved_changes(output.earlier, resolved), "model.dtype")
-    refuse_half_trained(output, job.training, data.train.num_rows if full_rows is None else len(full_rows.members))
+    refuse_half_trained(output, job.training, rows)
     output = output.gone_back()
     narration.show_differences(console, output)
     manifest = Manifest(output.path, job, device, data_facts, {**base, **asdict(facts)}, output.history)

@@ -1,5 +1,6 @@
 """The model that is trained: the base model with its adapters on."""
 
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -8,6 +9,9 @@ from gptoss_ft.config import JobConfig
 from gptoss_ft.model.loading import Offload, fetch, load_base
 from gptoss_ft.model.lora import attach, check_existing, load_existing
 from gptoss_ft.model.nf4_experts import fuse_experts
+from gptoss_ft.planning.experts import can_fuse
+from gptoss_ft.planning.gpus import computes_groups
+from gptoss_ft.reporting import narration
 from gptoss_ft.runtime import Device, no_garbage_collection
 
 
@@ -21,8 +25,8 @@ def build_model(
     with no_garbage_collection():
         base = load_base(job.model, repository, device, job.training, offload_embedding)
         model = attach(base, job.lora, device, job.training)
-    if job.performance.fused_experts:
-        fuse_experts(model)
+    if can_fuse(job) and computes_groups(device.capability):
+        fuse_experts(model, partial(narration.show_unfused, console))
     if job.model.adapter is not None:
         load_existing(model, job.model.adapter)
     return model

@@ -10,17 +10,21 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 from gptoss_ft.model.fused_experts import FrozenExperts, Lora, fused_experts
 from gptoss_ft.runtime import experts_are_held_dequantized
 
 GROUPED = "unsloth_zoo.temporary_patches.gpt_oss_grouped_qlora"
-NEEDED = ("grouped_qlora_forward", "nf4_dequant_expert_stack", "compute_mode", "_tables", "_lora_stacks")
-# torch._grouped_mm wants rows of 16 bytes, and those of the adapter's inner states have r values of two bytes.
-RANKS = 8
+NEEDED = (
+    "grouped_qlora_forward", "nf4_dequant_expert_stack", "compute_mode", "_tables", "_lora_stacks",
+    "_bnb_fallback_stack",
+)  # fmt: skip
 BIASES = "_gptoss_ft_biases"
 UNSLOTHS_OWN = "unsloths_own"
+# What is not a failure of ours: memory that runs out, and the end of a recomputation.
+PASSED_ON = (torch.OutOfMemoryError, torch.utils.checkpoint._StopRecomputationError)
 
 
 class _Unfit(Exception):
@@ -32,6 +36,7 @@ class Nf4Experts(FrozenExperts):
 
     def __init__(self, grouped: Any, module: Any) -> None:
         self._grouped = grouped
+        self._projections = {"gate_up": module.gate_up_projs, "down": module.down_projs}
         self._tables = grouped._tables(module, torch.bfloat16)
         if self._tables is None or any(
             self._tables[name].get("dtype") != torch.bfloat16 for name in ("gate_up", "down")
@@ -50,17 +55,18 @@ class Nf4Experts(FrozenExperts):
     def _dequantized(self, name: str) -> Tensor:
         weights: Tensor | None = self._grouped.nf4_dequant_expert_stack(self._tables[name], torch.bfloat16)
         if weights is None:
-            raise _Unfit
+            # Unsloth has switched its kernel off, which it does when that fails: bitsandbytes', as it does itself.
+            weights = self._grouped._bnb_fallback_stack(self._projections[name], torch.bfloat16)
         return weights
 
 
-def fuse_experts(model: Any) -> None:
+def fuse_experts(model: Any, told: Callable[[Exception], None]) -> None:
     """From now on `model`'s 4-bit experts are computed by `fused_experts`. Nothing changes where there are none, or
-    Unsloth has changed what this relies on."""
+    Unsloth has changed what this relies on. `told` is called once, where it fails and Unsloth's own goes on."""
     grouped: Any = sys.modules.get(GROUPED)
     known = grouped is not None and all(hasattr(grouped, name) for name in NEEDED)
     if known and any(map(is_split, model.modules())) and not are_fused():
-        grouped.grouped_qlora_forward = _fused(grouped, grouped.grouped_qlora_forward)
+        grouped.grouped_qlora_forward = _fused(grouped, grouped.grouped_qlora_forward, told)
 
 
 def are_fused() -> bool:
@@ -74,7 +80,7 @@ def is_split(module: Any) -> bool:
     return hasattr(module, "gate_up_projs") and hasattr(module, "down_projs")
 
 
-def _fused(grouped: Any, original: Callable[..., Any]) -> Any:
+def _fused(grouped: Any, original: Callable[..., Any], told: Callable[[Exception], None]) -> Any:
     def forward(
         experts: Any, hidden: Tensor, indices: Tensor, weights: Tensor, batch: int, *sizes: int, lora: Any = None
     ) -> Any:
@@ -82,6 +88,13 @@ def _fused(grouped: Any, original: Callable[..., Any]) -> Any:
         try:
             result = _layer(grouped, experts, hidden, indices, weights, lora)
         except _Unfit:
+            return original(experts, hidden, indices, weights, batch, *sizes, lora=lora)
+        except PASSED_ON:
+            raise
+        except Exception as error:
+            # Unsloth would take it for its own failure, and compute one expert after the other without a word.
+            grouped.grouped_qlora_forward = original
+            told(error)
             return original(experts, hidden, indices, weights, batch, *sizes, lora=lora)
         return result.view(batch, -1, result.shape[-1])
 
@@ -111,7 +124,7 @@ def _adapter(grouped: Any, projections: Any, lora: Any) -> Lora | None:
         return None
     name, scaling, *_ = lora
     stacks = grouped._lora_stacks(projections, name)
-    if stacks is None or stacks[0].shape[1] % RANKS:
+    if stacks is None:
         raise _Unfit
     a, b = stacks
     return Lora(a, b, scaling)

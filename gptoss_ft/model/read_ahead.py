@@ -17,16 +17,17 @@ def read_weights_ahead(config: ModelSection) -> None:
     Does nothing where they are not on this machine yet, or would take more than half of its available memory.
     """
     files = _weights(config)
-    if files and 2 * sum(path.stat().st_size for path in files) < _available_bytes():
-        threading.Thread(target=_read, args=(files,), name="read ahead", daemon=True).start()
+    if files and 2 * sum(files.values()) < _available_bytes():
+        threading.Thread(target=_read, args=(list(files),), name="read ahead", daemon=True).start()
 
 
-def _weights(config: ModelSection) -> list[Path]:
+def _weights(config: ModelSection) -> dict[Path, int]:
+    """The files and their sizes in bytes."""
     try:
-        return sorted(config_folder(config).glob("*.safetensors"))
+        return {path: path.stat().st_size for path in sorted(config_folder(config).glob("*.safetensors"))}
     except (JobError, OSError, ValueError):
-        # What is wrong with the model's name is told when the model is looked for.
-        return []
+        # What is wrong with the model's name, or with its files, is told when they are looked for.
+        return {}
 
 
 def _available_bytes() -> int:

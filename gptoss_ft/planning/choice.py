@@ -61,8 +61,7 @@ def make_plan(
     """The plan for one GPU. `packs` says whether samples can lie in one row without seeing each other."""
     if job.training.packing:
         lengths = Lengths.all_of(job.model.max_seq_length, lengths.effective_batch)
-    if not device.bf16:
-        # Its kernels compute in nothing else.
+    if not device.groups:
         job = changed(job, "performance", fused_experts=False)
     off = stays_off(job, shapes, device)
     if shapes is None or off is not None:
@@ -231,13 +230,16 @@ def as_configured(job: JobConfig, shapes: ModelShapes | None, lengths: Lengths, 
     tokens = at_once * lengths.longest
     room = Room(shapes, job, False, False, budget_gib(job, device, LEAST_MARGIN)) if shapes is not None else None
     fits = room is None or room.fits(tokens, room.most_checkpointed)
+    if room is not None and shapes is not None and not fits and can_offload(job, shapes):
+        room = replace(room, offload_embedding=True)
+        fits = room.fits(tokens, room.most_checkpointed)
     return Plan(
         rows="as configured",
         row_tokens=tokens,
         rows_at_once=at_once,
         checkpointed_layers=room.most_checkpointed if room is not None else 0,
         keep_dequantized=False,
-        offload_embedding=False,
+        offload_embedding=room is not None and room.offload_embedding,
         estimate=room.estimate(tokens, room.most_checkpointed) if room is not None else None,
         reasons=(Reason("computed as `training` says", why),),
         tokens_per_second=None,

@@ -5,7 +5,8 @@ from gptoss_ft.model.repository import resolve
 from gptoss_ft.planning.choice import make_plan
 from gptoss_ft.planning.gpus import gpu_here, wanted_gpu
 from gptoss_ft.planning.known_lengths import known_lengths
-from gptoss_ft.planning.shapes import PACKABLE, read_shapes
+from gptoss_ft.planning.run_plan import refuse_unless_packed
+from gptoss_ft.planning.shapes import read_shapes
 from gptoss_ft.reporting.console import make_console
 from gptoss_ft.reporting.plan_report import show_memory, show_plan, show_subject
 from gptoss_ft.runtime import prepare_environment
@@ -20,7 +21,7 @@ def plan_job(loaded: LoadedConfig, gpu: str | None) -> bool:
     repository = resolve(job.model)
     shapes = read_shapes(job, repository)
     known = known_lengths(job, console)
-    packs = shapes is not None and shapes.kind in PACKABLE
+    packs = refuse_unless_packed(job, shapes)
     plan = make_plan(job, shapes, known.lengths, device, packs)
     show_subject(console, job, repository, shapes, known)
     show_memory(console, plan, device)

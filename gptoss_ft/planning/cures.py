@@ -32,8 +32,6 @@ def find_cures(room: Room, longest: int, at_once: int = 1) -> tuple[str, ...]:
 
 def _changes(room: Room) -> Iterator[tuple[str, Room]]:
     job = room.job
-    if job.performance.plan == "off" and not room.shapes.tie_word_embeddings and not job.lora.modules_to_save:
-        yield "performance.plan: auto", replace(room, offload_embedding=True)
     if job.training.gradient_checkpointing != "unsloth":
         yield "training.gradient_checkpointing: unsloth", _changed(room, "training", gradient_checkpointing="unsloth")
     if job.training.optim != SMALL_OPTIMIZER:

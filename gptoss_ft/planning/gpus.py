@@ -18,11 +18,13 @@ LEAST_MARGIN = 0.05
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """A GPU by its name ("" where only the size is known), its memory in GiB, and whether it computes in bfloat16."""
+    """A GPU by its name ("" where only the size is known), its memory in GiB, whether it computes in bfloat16, and
+    whether it multiplies the rows of many experts by their matrices at once (`computes_groups`)."""
 
     name: str
     total_gib: float
     bf16: bool = True
+    groups: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,22 +42,33 @@ class KnownGpu:
 
     total_gib: float
     speed: GpuSpeed
-    bf16: bool = True
+    capability: str
 
 
 # By what the driver's name holds; the first that fits counts. A100 and others of two sizes: the larger.
 KNOWN = {
-    "T4": KnownGpu(15.0, GpuSpeed(65, 320), bf16=False),
-    "L40S": KnownGpu(45.0, GpuSpeed(362, 864)),
-    "L4": KnownGpu(22.5, GpuSpeed(121, 300)),
-    "A100": KnownGpu(80.0, GpuSpeed(312, 2039)),
-    "A10": KnownGpu(22.5, GpuSpeed(125, 600)),
-    "3090": KnownGpu(24.0, GpuSpeed(71, 936)),
-    "4090": KnownGpu(24.0, GpuSpeed(165, 1008)),
-    "H100": KnownGpu(79.6, GpuSpeed(989, 3350)),
-    "H200": KnownGpu(140.4, GpuSpeed(989, 4800)),
-    "B200": KnownGpu(179.1, GpuSpeed(2250, 8000)),
+    "T4": KnownGpu(15.0, GpuSpeed(65, 320), "7.5"),
+    "L40S": KnownGpu(45.0, GpuSpeed(362, 864), "8.9"),
+    "L4": KnownGpu(22.5, GpuSpeed(121, 300), "8.9"),
+    "A100": KnownGpu(80.0, GpuSpeed(312, 2039), "8.0"),
+    "A10": KnownGpu(22.5, GpuSpeed(125, 600), "8.6"),
+    "3090": KnownGpu(24.0, GpuSpeed(71, 936), "8.6"),
+    "4090": KnownGpu(24.0, GpuSpeed(165, 1008), "8.9"),
+    "H100": KnownGpu(79.6, GpuSpeed(989, 3350), "9.0"),
+    "H200": KnownGpu(140.4, GpuSpeed(989, 4800), "9.0"),
+    "B200": KnownGpu(179.1, GpuSpeed(2250, 8000), "10.0"),
 }
+
+
+def computes_bf16(capability: str) -> bool:
+    """Of a compute capability (`8.9`)."""
+    return int(capability.partition(".")[0]) >= 8
+
+
+def computes_groups(capability: str | None) -> bool:
+    """Whether torch 2.11 multiplies grouped rows in one kernel: elsewhere its `_grouped_mm` is a loop over the groups,
+    which Unsloth's own kernels are likely to outrun. None: a CPU."""
+    return capability is not None and capability.partition(".")[0] in ("9", "10")
 
 
 def known_gpu(name: str) -> KnownGpu | None:
@@ -77,7 +90,7 @@ def wanted_gpu(text: str) -> GpuMemory:
         raise ConfigError([Problem("--gpu", f"read {text!r}; wanted a size such as 16GiB, or one of {known}")])
     # An A100 of the smaller size says so: A100-40GB.
     stated = re.search(r"(\d+)\s*GB", text, re.IGNORECASE)
-    return GpuMemory(text.strip(), float(stated[1]) if stated else gpu.total_gib, gpu.bf16)
+    return _gpu(text, float(stated[1]) if stated else gpu.total_gib, gpu.capability)
 
 
 def gpu_here() -> GpuMemory:
@@ -87,17 +100,21 @@ def gpu_here() -> GpuMemory:
     try:
         answer = subprocess.run(
             ["nvidia-smi", *(["-i", first] if first else []),
-             "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"],
+             "--query-gpu=name,compute_cap,memory.total", "--format=csv,noheader,nounits"],
             capture_output=True, text=True, timeout=20, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         raise _no_gpu() from None
-    name, _, mebibytes = answer.stdout.split("\n")[0].rpartition(",")
-    if not mebibytes.strip().isdigit():
+    told = re.fullmatch(r"(.*?),\s*(\d+\.\d+),\s*(\d+)\s*", line := answer.stdout.split("\n")[0])
+    if told is None:
         # Where the GPU shares the machine's memory: "[N/A]".
-        raise MachineError(f"nvidia-smi does not tell the memory of {name or 'a GPU'}", "Name it: --gpu 24GiB.")
-    known = known_gpu(name)
-    return GpuMemory(name.strip(), int(mebibytes) / 1024, known is None or known.bf16)
+        name = line.partition(",")[0] or "a GPU"
+        raise MachineError(f"nvidia-smi does not tell the memory of {name}", "Name it: --gpu 24GiB.")
+    return _gpu(told[1], int(told[3]) / 1024, told[2])
+
+
+def _gpu(name: str, total_gib: float, capability: str) -> GpuMemory:
+    return GpuMemory(name.strip(), total_gib, computes_bf16(capability), computes_groups(capability))
 
 
 def _no_gpu() -> ConfigError:
@@ -109,9 +126,9 @@ def budget_gib(job: JobConfig, device: GpuMemory, margin: float = MARGIN) -> flo
     """What the estimate of a plan may be: less than the GPU has, and than `performance.memory_limit_gib`."""
     limit = job.performance.memory_limit_gib
     most = device.total_gib - CONTEXT_GIB
-    return (most if limit is None else min(most, limit)) / (1 + margin)
+    return (most if limit is None else min(most, limit)) * (1 - margin)
 
 
 def needed_gib(peak_gib: float) -> float:
     """The memory of the smallest GPU on which a plan with this peak fits."""
-    return peak_gib * (1 + LEAST_MARGIN) + CONTEXT_GIB
+    return peak_gib / (1 - LEAST_MARGIN) + CONTEXT_GIB

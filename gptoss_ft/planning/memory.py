@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from gptoss_ft.config import JobConfig
 from gptoss_ft.planning.adapter_size import trained_values
 from gptoss_ft.planning.calibration import MEMORY, MemoryCalibration
+from gptoss_ft.planning.experts import can_fuse
 from gptoss_ft.planning.shapes import ModelShapes
 from gptoss_ft.runtime import GIB
 
@@ -24,6 +25,7 @@ OPTIMIZER_BYTES = {
     "adafactor": 0.6,
     "sgd": 0,
 }
+WITHOUT_PAGES = {"paged_adamw_8bit": "adamw_8bit", "paged_adamw_32bit": "adamw_torch"}
 # Unsloth's fused cross entropy takes a row whole where that is at most 4 GiB, at 16 bytes a logit, and else in a
 # multiple of four chunks (unsloth_zoo 2026.10.9, fused_losses/cross_entropy_loss.py); they are smaller where little
 # memory is free.
@@ -67,9 +69,8 @@ def mlp_values(shapes: ModelShapes) -> int:
 
 
 def fuses_experts(shapes: ModelShapes, job: JobConfig) -> bool:
-    """Whether experts are computed by `model.fused_experts`."""
-    rank_fits = job.lora.r % 8 == 0
-    return job.performance.fused_experts and shapes.is_moe and set(shapes.experts_held) == {"nf4"} and rank_fits
+    """Whether experts are computed by `model.fused_experts`, on a GPU that computes groups."""
+    return shapes.is_moe and set(shapes.experts_held) == {"nf4"} and can_fuse(job)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def estimate(
     whole_layers = shapes.layers - checkpointed_layers
 
     layer = layer_bytes(shapes, job, calibration)
-    hidden_bytes = shapes.hidden * shapes.whole_bytes
+    # Experts return float32 in training, and with it goes what the layers add up.
+    hidden_bytes = shapes.hidden * (4 if shapes.is_moe else shapes.whole_bytes)
     # "unsloth" keeps what a recomputed layer starts from in the host's memory.
     on_gpu = 0 if job.training.gradient_checkpointing == "unsloth" else checkpointed_layers
     activations = tokens_in_row * (whole_layers * layer.saved + on_gpu * hidden_bytes)
@@ -119,6 +121,9 @@ def estimate(
     at_work = tokens_in_row * (layer.at_work + (0 if whole_layers else layer.saved))
     experts_at_work = 0 if keep_dequantized and not checkpointed_layers else layer.dequantized
     logits = _chunk(tokens_in_row, shapes.vocabulary) * shapes.vocabulary * calibration.logit_bytes
+    if "lm_head" in (job.lora.modules_to_save or ()):
+        # Its gradient is made beside the chunks of logits, and that of a chunk once more.
+        logits += 2 * shapes.embedding_bytes()
     if logits > at_work + experts_at_work:
         at_work = experts_at_work = 0
     else:
@@ -129,7 +134,7 @@ def estimate(
         base_weights=weights / GIB,
         libraries=calibration.libraries_gib,
         adapter=values * 8 / GIB,
-        optimizer=values * OPTIMIZER_BYTES[job.training.optim] / GIB,
+        optimizer=optimizer_bytes(job, shapes) / GIB,
         activations=activations / GIB,
         dequantized_experts=(kept + experts_at_work) / GIB,
         layer_at_work=at_work / GIB,
@@ -139,7 +144,17 @@ def estimate(
 
 
 def _chunk(tokens: int, vocabulary: int) -> int:
-    """Tokens whose logits are there at once."""
-    parts = tokens * vocabulary * CHUNK_BYTES_A_LOGIT / GIB / CHUNK_GIB
-    chunks = 1 if parts <= 1 else 4 * math.ceil(parts / 4)
-    return math.ceil(tokens / chunks)
+    """The most tokens whose logits are there at once, in rows of at most so many."""
+    return min(tokens, math.floor(CHUNK_GIB * GIB / (CHUNK_BYTES_A_LOGIT * vocabulary)))
+
+
+def optimizer_bytes(job: JobConfig, shapes: ModelShapes, on_disk: bool = False) -> float:
+    """Bytes of the optimizer's state on the GPU, or of all of it, as a checkpoint holds it."""
+    optimizer: str = job.training.optim
+    if on_disk:
+        optimizer = WITHOUT_PAGES.get(optimizer, optimizer)
+    # transformers and Unsloth have 8-bit optimizers keep an embedding's state in 32 bits.
+    has_embedding = optimizer == "adamw_8bit" and "embed_tokens" in (job.lora.modules_to_save or ())
+    in_32_bits = shapes.vocabulary * shapes.hidden if has_embedding else 0
+    in_its_own = trained_values(job.lora, shapes) - in_32_bits
+    return in_its_own * OPTIMIZER_BYTES[optimizer] + in_32_bits * OPTIMIZER_BYTES["adamw_torch"]

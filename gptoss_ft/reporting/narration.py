@@ -163,6 +163,12 @@ def show_padded_instead(console: Console, plan: Plan) -> None:
     )
 
 
+def show_unfused(console: Console, error: Exception) -> None:
+    """Of experts that this package's kernels could not compute: Unsloth's go on."""
+    reason = str(error).strip().partition("\n")[0]
+    console.print(f"  experts are computed by Unsloth from here on: {type(error).__name__}: {reason}", markup=False)
+
+
 def show_replanned(console: Console, plan: Plan) -> None:
     """After the step ran out of memory, once for each smaller plan."""
     rows = (

@@ -25,6 +25,7 @@ from gptoss_ft.training.counting_trainer import CountingTrainer
 from gptoss_ft.training.finite_steps import FiniteSteps
 from gptoss_ft.training.interruption import StepAbandoned, StopRequest
 from gptoss_ft.training.micro_batches import MicroBatch, Step, collate, divide
+from gptoss_ft.training.out_of_memory import forget_what_ran_out, is_out_of_memory
 from gptoss_ft.training.random_state import random_state, restore_random_state
 
 # Called when memory has run out and the step is computed again: the plan from now on.
@@ -68,7 +69,8 @@ class PlannedTrainer(CountingTrainer):
 
     def _follow(self, plan: Plan) -> None:
         self.plan = plan
-        hold_experts_dequantized(plan.keep_dequantized)
+        if plan.rows != "as configured":
+            hold_experts_dequantized(plan.keep_dequantized)
 
     def totals(self) -> dict[str, Any]:
         return {**super().totals(), "skipped": self.finite.skipped, "plan": self.plan.key}
@@ -136,8 +138,8 @@ class PlannedTrainer(CountingTrainer):
                     self._give_up_unless_it_fits(began, wanted, index)
                 losses.append(self._one_of(model, micro_batch, trained))
             return Computed(wanted, torch.stack([loss.float() for loss in losses]))
-        except torch.OutOfMemoryError:
-            if self.plan.smaller() is None:
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or self.plan.smaller() is None:
                 raise
         return None
 
@@ -173,6 +175,7 @@ class PlannedTrainer(CountingTrainer):
 
     def _shrink(self, model: Any) -> None:
         self._put_back(model)
+        forget_what_ran_out()
         release_cached_memory(self._device)
         smaller = self.plan.smaller()
         assert smaller is not None

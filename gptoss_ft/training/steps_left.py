@@ -1,19 +1,9 @@
 """Whether a checkpoint leaves a step to train, where the steps of an epoch are others than they were."""
 
-import math
-
 from gptoss_ft.config import TrainingSection
 from gptoss_ft.errors import OutputError
+from gptoss_ft.planning.steps import steps_in_all
 from gptoss_ft.reporting.output_folder import OutputFolder
-
-
-def steps_in_all(training: TrainingSection, rows: int) -> int:
-    """Optimizer steps of a whole job on so many samples, or full rows, as transformers counts them."""
-    if training.max_steps is not None:
-        return training.max_steps
-    assert training.num_train_epochs is not None
-    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    return math.ceil(training.num_train_epochs * math.ceil(rows / batch))
 
 
 def refuse_half_trained(output: OutputFolder, training: TrainingSection, rows: int) -> None:

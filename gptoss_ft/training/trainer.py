@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 
@@ -24,6 +23,7 @@ from gptoss_ft.training.arguments import training_arguments
 from gptoss_ft.training.callbacks import StepReporter
 from gptoss_ft.training.evaluation import evaluate_while_training
 from gptoss_ft.training.interruption import StepAbandoned, stop_on_signal
+from gptoss_ft.training.out_of_memory import is_out_of_memory
 from gptoss_ft.training.planned_trainer import PlannedTrainer, Replanned
 from gptoss_ft.training.tracking import refused_by_tracker
 
@@ -86,7 +86,7 @@ def run(trainer: Any, reporter: StepReporter, resume_from: Path | None) -> bool:
         except Exception as error:
             # A checkpoint that was begun is whole when the run ends; a second signal alone waits for nothing.
             trainer.checkpoints.finish()
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
                 raise MachineError(
                     f"the GPU's memory ran out while training: {str(error).splitlines()[0]}", _cure(trainer.plan)
                 ) from None

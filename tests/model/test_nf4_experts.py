@@ -51,11 +51,16 @@ def grouped(monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, projections in (("gate_up", layer.gate_up_projs), ("down", layer.down_projs))
     }
     module.nf4_dequant_expert_stack = lambda table, dtype: table["weights"]
+    module._bnb_fallback_stack = lambda projections, dtype: torch.stack([each.weight.to(dtype) for each in projections])
     module._lora_stacks = lambda projections, name: next(
         stacks for layer in module.layers for owner, stacks in layer.stacks.items() if owner is projections
     )
     monkeypatch.setitem(sys.modules, nf4_experts.GROUPED, module)
     return module
+
+
+def unexpected(error: Exception) -> None:
+    raise AssertionError("nothing is to be told") from error
 
 
 def call(grouped: Any, layer: Layer, lora: Any, dtype: torch.dtype = torch.bfloat16) -> Any:
@@ -88,7 +93,7 @@ def by_hand(layer: Layer, lora: Any, hidden: Any, indices: Any, weights: Any) ->
 @pytest.mark.parametrize("adapted", [True, False])
 def test_it_computes_what_the_modules_say(grouped: Any, adapted: bool) -> None:
     layer = Layer()
-    nf4_experts.fuse_experts(layer)
+    nf4_experts.fuse_experts(layer, unexpected)
     assert nf4_experts.are_fused()
     lora = adapters(layer, 8) if adapted else None
     result, *inputs = call(grouped, layer, lora)
@@ -100,24 +105,60 @@ def test_it_computes_what_the_modules_say(grouped: Any, adapted: bool) -> None:
 
 def test_what_it_cannot_compute_is_unsloths(grouped: Any) -> None:
     layer = Layer()
-    nf4_experts.fuse_experts(layer)
-    assert call(grouped, layer, adapters(layer, 4))[0] == "unsloth's"
+    nf4_experts.fuse_experts(layer, unexpected)
     assert call(grouped, layer, adapters(layer, 8), torch.float16)[0] == "unsloth's"
+    layer.stacks = dict.fromkeys(layer.stacks)
+    assert call(grouped, layer, {"gate_up": ("default", 2.0, None), "down": None})[0] == "unsloth's"
+    assert nf4_experts.are_fused()
+
+
+def test_a_failure_is_told_once_and_unsloths_goes_on(grouped: Any) -> None:
+    layer, told = Layer(), []
+    nf4_experts.fuse_experts(layer, told.append)
+    grouped.nf4_dequant_expert_stack = lambda table, dtype: 1 / 0
+    assert [call(grouped, layer, None)[0] for _ in range(2)] == ["unsloth's"] * 2
+    assert [str(error) for error in told] == ["division by zero"]
+    assert not nf4_experts.are_fused()
+
+
+@pytest.mark.parametrize("passed_on", nf4_experts.PASSED_ON)
+def test_memory_that_runs_out_is_no_failure(grouped: Any, passed_on: type[Exception]) -> None:
+    layer = Layer()
+    nf4_experts.fuse_experts(layer, unexpected)
+
+    def runs_out(table: Any, dtype: Any) -> Any:
+        raise passed_on("no more")
+
+    grouped.nf4_dequant_expert_stack = runs_out
+    with pytest.raises(passed_on):
+        call(grouped, layer, None)
+    assert nf4_experts.are_fused()
+
+
+def test_where_unsloths_kernel_is_switched_off_bitsandbytes_dequantizes(grouped: Any) -> None:
+    layer = Layer()
+    nf4_experts.fuse_experts(layer, unexpected)
+    lora = adapters(layer, 8)
+    result, *inputs = call(grouped, layer, lora)
+    grouped.nf4_dequant_expert_stack = lambda table, dtype: None
+    result, *inputs = call(grouped, layer, lora)
+    wanted = by_hand(layer, lora, *inputs)
+    assert float((result.view(TOKENS, HIDDEN) - wanted).norm() / wanted.norm()) < 0.01
 
 
 def test_it_is_replaced_once(grouped: Any) -> None:
     layer = Layer()
-    nf4_experts.fuse_experts(layer)
+    nf4_experts.fuse_experts(layer, unexpected)
     once = grouped.grouped_qlora_forward
-    nf4_experts.fuse_experts(layer)
+    nf4_experts.fuse_experts(layer, unexpected)
     assert grouped.grouped_qlora_forward is once
 
 
 def test_nothing_is_replaced_without_such_experts_or_where_unsloth_has_changed(grouped: Any) -> None:
-    nf4_experts.fuse_experts(nn.Linear(2, 2))
+    nf4_experts.fuse_experts(nn.Linear(2, 2), unexpected)
     assert not nf4_experts.are_fused()
     del grouped._lora_stacks
-    nf4_experts.fuse_experts(Layer())
+    nf4_experts.fuse_experts(Layer(), unexpected)
     assert not nf4_experts.are_fused()
 
 

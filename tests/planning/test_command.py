@@ -76,7 +76,7 @@ def test_a_gpu_that_is_too_small_ends_with_what_would_do() -> None:
     found = plan("--gpu", "12GiB", "--set", "training.optim=adamw_torch")
     assert found.returncode == ExitCode.MACHINE
     end = found.stdout.splitlines()[-2:]
-    assert end == ["does not fit; each of these alone would do:", "  a GPU of 15 GiB"]
+    assert end == ["does not fit; each of these alone would do:", "  a GPU of 16 GiB"]
 
 
 def test_without_a_gpu_one_is_to_be_named() -> None:

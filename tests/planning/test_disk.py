@@ -9,7 +9,6 @@ from gptoss_ft.config import JobConfig
 from gptoss_ft.errors import MachineError
 from gptoss_ft.planning import disk
 from gptoss_ft.planning.disk import refuse_too_little_disk
-from gptoss_ft.planning.lengths import Lengths
 
 
 def job_of(**training: Any) -> JobConfig:
@@ -34,14 +33,14 @@ def job_of(**training: Any) -> JobConfig:
 def test_what_is_needed_is_said(
     training: dict[str, Any], checkpoints: int, tiny_gpt_oss: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, lengths = job_of(**training), Lengths.counted({100: 32}, 4)
+    job, rows = job_of(**training), 32
     # 27,648 trained values: of a float32 adapter and two float32 moments little comes on top of the tokenizer's room.
     needed = (checkpoints + 1) * disk.BESIDE_GIB
     monkeypatch.setattr(disk, "free_gib", lambda folder: needed - 0.001)
     with pytest.raises(MachineError, match=f"has 0.* GiB free; checkpoints .{checkpoints} x 0.03 GiB. and final_model"):
-        refuse_too_little_disk(job, str(tiny_gpt_oss), lengths, tmp_path)
+        refuse_too_little_disk(job, str(tiny_gpt_oss), rows, tmp_path)
     monkeypatch.setattr(disk, "free_gib", lambda folder: needed + 0.01)
-    refuse_too_little_disk(job, str(tiny_gpt_oss), lengths, tmp_path)
+    refuse_too_little_disk(job, str(tiny_gpt_oss), rows, tmp_path)
 
 
 def test_checkpoints_that_are_there_need_no_room_again(
@@ -52,4 +51,4 @@ def test_checkpoints_that_are_there_need_no_room_again(
     with (there / "optimizer.pt").open("wb") as stream:
         stream.truncate(1 << 30)
     monkeypatch.setattr(disk, "free_gib", lambda folder: 0.0)
-    refuse_too_little_disk(job_of(), str(tiny_gpt_oss), Lengths.counted({100: 32}, 4), tmp_path)
+    refuse_too_little_disk(job_of(), str(tiny_gpt_oss), 32, tmp_path)

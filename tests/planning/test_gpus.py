@@ -46,15 +46,20 @@ def test_what_is_neither(text: str) -> None:
 def test_the_gpu_that_the_driver_tells_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    program.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771'\necho 'NVIDIA H200, 143771'\n")
+    program.write_text("#!/bin/sh\necho 'NVIDIA H200, 9.0, 143771'\necho 'NVIDIA H200, 9.0, 143771'\n")
     program.chmod(0o755)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert gpu_here() == GpuMemory("NVIDIA H200", 143771 / 1024)
+    assert gpu_here() == GpuMemory("NVIDIA H200", 143771 / 1024, groups=True)
     # As training does, it looks at the first that is visible.
-    program.write_text('#!/bin/sh\n[ "$1 $2" = "-i 1" ] && echo "Tesla T4, 15360"\n')
+    program.write_text('#!/bin/sh\n[ "$1 $2" = "-i 1" ] && echo "Tesla T4, 7.5, 15360"\n')
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     assert gpu_here() == GpuMemory("Tesla T4", 15.0, bf16=False)
-    program.write_text("#!/bin/sh\necho 'NVIDIA GB10, [N/A]'\n")
+    # Also where the name says nothing.
+    program.write_text('#!/bin/sh\necho "Tesla V100-SXM2-32GB, 7.0, 32768"\n')
+    assert gpu_here() == GpuMemory("Tesla V100-SXM2-32GB", 32.0, bf16=False)
+    program.write_text('#!/bin/sh\necho "NVIDIA RTX 6000 Ada Generation, 8.9, 49140"\n')
+    assert gpu_here() == GpuMemory("NVIDIA RTX 6000 Ada Generation", 49140 / 1024)
+    program.write_text("#!/bin/sh\necho 'NVIDIA GB10, 12.1, [N/A]'\n")
     with pytest.raises(MachineError, match="does not tell the memory of NVIDIA GB10"):
         gpu_here()
     program.write_text("#!/bin/sh\nexit 9\n")
@@ -64,8 +69,8 @@ def test_the_gpu_that_the_driver_tells_of(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_a_plan_may_use() -> None:
     job = JobConfig()
-    assert budget_gib(job, GpuMemory("", 16)) == pytest.approx(15.5 / 1.09)
+    assert budget_gib(job, GpuMemory("", 16)) == pytest.approx(15.5 * 0.91)
     limited = JobConfig.model_validate({"performance": {"memory_limit_gib": 15.0}})
-    assert budget_gib(limited, GpuMemory("", 140)) == pytest.approx(15 / 1.09)
-    assert budget_gib(limited, GpuMemory("", 12)) == pytest.approx(11.5 / 1.09)
+    assert budget_gib(limited, GpuMemory("", 140)) == pytest.approx(15 * 0.91)
+    assert budget_gib(limited, GpuMemory("", 12)) == pytest.approx(11.5 * 0.91)
     assert budget_gib(job, GpuMemory("", needed_gib(14.0)), LEAST_MARGIN) == pytest.approx(14.0)

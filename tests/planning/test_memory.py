@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_ft.config import JobConfig
-from gptoss_ft.planning.memory import MemoryEstimate, estimate
+from gptoss_ft.planning.memory import MemoryEstimate, estimate, optimizer_bytes
 from gptoss_ft.planning.residuals import Measured, read_measured, residuals
 from gptoss_ft.planning.shapes import ModelShapes, shapes_of
 from gptoss_ft.runtime import GIB
@@ -73,7 +73,7 @@ def test_an_offloaded_embedding_is_not_on_the_gpu() -> None:
 def test_plain_checkpointing_keeps_hidden_states_on_the_gpu() -> None:
     plain = JobConfig.model_validate({"training": {"gradient_checkpointing": True}})
     on_gpu = gpt_oss(16384, 24, job=plain).activations - gpt_oss(16384, 24).activations
-    assert on_gpu == pytest.approx(16384 * 24 * 2880 * 2 / GIB)
+    assert on_gpu == pytest.approx(16384 * 24 * 2880 * 4 / GIB)
 
 
 def test_the_loss_counts_where_its_logits_are_the_largest() -> None:
@@ -86,5 +86,21 @@ def test_the_loss_counts_where_its_logits_are_the_largest() -> None:
     assert shapes is not None
     whole = estimate(shapes, job, 1000, 2, False, False)
     assert (whole.logits, whole.layer_at_work) == (pytest.approx(1000 * 128_256 * 4 / GIB), 0)
-    # More than 4 GiB at 16 bytes a logit: in four chunks.
-    assert estimate(shapes, job, 4000, 2, False, False).logits == pytest.approx(whole.logits)
+    # Of more than 4 GiB at 16 bytes a logit there are chunks, the largest of which is not of the longest row.
+    for tokens in (3000, 4000, 40_000):
+        assert estimate(shapes, job, tokens, 2, False, False).logits == pytest.approx(1, rel=0.001)
+    saved = job.model_copy(update={"lora": job.lora.model_copy(update={"modules_to_save": ["lm_head"]})})
+    more = estimate(shapes, saved, 1000, 2, False, False).logits - whole.logits
+    assert more == pytest.approx(2 * 2 * 128_256 * 64 / GIB)
+
+
+def test_an_embedding_that_is_trained_has_its_state_in_32_bits() -> None:
+    saved = JobConfig.model_validate({"lora": {"modules_to_save": ["embed_tokens"]}})
+    more = gpt_oss(1024, 24, job=saved).optimizer - gpt_oss(1024, 24).optimizer
+    assert more == pytest.approx(8 * 201088 * 2880 / GIB)
+    assert optimizer_bytes(saved, shapes_measured(), on_disk=True) / GIB == pytest.approx(
+        gpt_oss(1024, 24, job=saved).optimizer
+    )
+    paged = JobConfig.model_validate({"training": {"optim": "paged_adamw_32bit"}})
+    assert optimizer_bytes(paged, shapes_measured()) == 0
+    assert optimizer_bytes(paged, shapes_measured(), on_disk=True) == 8 * 92_454_912

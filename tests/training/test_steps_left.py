@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
 from gptoss_ft.config import TrainingSection
-from gptoss_ft.training.steps_left import steps_in_all
+from gptoss_ft.planning.steps import steps_in_all
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 24])
