@@ -5,7 +5,7 @@ import sys
 # The folder that a job is started from stays as it was.
 sys.dont_write_bytecode = True
 
-from gptoss_ft.cli import main  # noqa: E402  # after the line above, or our own bytecode would be written
+from gptoss_ft.cli import program  # noqa: E402  # after the line above, or our own bytecode would be written
 
 if __name__ == "__main__":
-    main()
+    program()

@@ -1,5 +1,5 @@
 """`python -m gptoss_ft COMMAND …`"""
 
-from gptoss_ft.cli import main
+from gptoss_ft.cli import program
 
-main()
+program()

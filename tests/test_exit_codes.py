@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from gptoss_ft import cli, errors, job
 from gptoss_ft.errors import ExitCode, JobError
+from gptoss_ft.runtime import fresh_environment
 
 ROOT = Path(__file__).parents[1]
 JOB = """\
@@ -136,3 +138,27 @@ def test_a_command_ends_with_each(
         cli.main()
     assert ended.value.code == code
     assert ("Traceback" in capsys.readouterr().err) == (code == ExitCode.DEFECT)
+
+
+# Python's end takes a while: a second signal that comes in then.
+AT_THE_END = """
+import atexit, os, signal
+from gptoss_ft.cli import program
+for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT):
+    atexit.register(os.kill, os.getpid(), number)
+program()
+"""
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["validate", "--config", "nowhere.yaml"], 2)])
+def test_a_signal_while_python_ends_changes_no_exit_code(arguments: list[str], code: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", AT_THE_END, *arguments],
+        env=fresh_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors

@@ -1,5 +1,6 @@
 """The command line: its commands by when they are used, and how each ends."""
 
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -43,7 +44,7 @@ def schema() -> None:
 
 
 def main() -> None:
-    """The entry of `train.py` and `python -m gptoss_ft`: without a command it trains."""
+    """A command, as `sys.argv` has it: without one it trains."""
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] != "--help"):
         arguments = ["train", *arguments]
@@ -55,3 +56,13 @@ def main() -> None:
         # What Python would do, but for a secret in a library's exception.
         sys.stderr.write(redacted(traceback.format_exc()))
         sys.exit(ExitCode.DEFECT)
+
+
+def program() -> None:
+    """The entry of `train.py` and `python -m gptoss_ft`: a process for one command."""
+    try:
+        main()
+    finally:
+        # Python's own end takes a while. A signal that comes in then would give another exit code to what has ended.
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)

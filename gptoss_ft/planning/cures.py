@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gptoss_ft.config import JobConfig
-from gptoss_ft.planning.gpus import needed_gib
+from gptoss_ft.planning.gpus import limit_for, needed_gib
 from gptoss_ft.planning.plan import Room
 from gptoss_ft.planning.shapes import Held
 
@@ -27,7 +27,10 @@ def find_cures(room: Room, longest: int, at_once: int = 1) -> tuple[str, ...]:
     elif SHORTEST <= most // at_once < longest:
         cures.append(f"model.max_seq_length: {most // at_once}")
     needed = room.estimate(tokens, room.most_checkpointed).peak_gib
-    return (*cures, f"a GPU of {math.ceil(needed_gib(needed))} GiB")
+    larger = f"a GPU of {math.ceil(needed_gib(needed))} GiB"
+    if room.job.performance.memory_limit_gib is not None:
+        larger = f"performance.memory_limit_gib: {math.ceil(10 * limit_for(needed)) / 10:g}, with {larger}"
+    return (*cures, larger)
 
 
 def _changes(room: Room) -> Iterator[tuple[str, Room]]:

@@ -34,8 +34,8 @@ def refuse_too_little_disk(job: JobConfig, repository: str, rows: int, folder: P
     free = free_gib(folder)
     if free < needed:
         raise DiskError(
-            f"{folder} has {free:.1f} GiB free; checkpoints ({kept} x {checkpoint_gib:.2f} GiB) and final_model need "
-            f"{needed:.1f}",
+            f"{folder} has {free:.2f} GiB free; checkpoints ({kept} x {checkpoint_gib:.2f} GiB) and final_model need "
+            f"{needed:.2f}",
             "Make space, name another place (OUTPUT_ROOT for train.sh, or training.output_dir), lower "
             "training.save_total_limit or raise training.save_steps.",
             key="training.save_total_limit",

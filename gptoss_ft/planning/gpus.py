@@ -129,6 +129,11 @@ def budget_gib(job: JobConfig, device: GpuMemory, margin: float = MARGIN) -> flo
     return (most if limit is None else min(most, limit)) * (1 - margin)
 
 
+def limit_for(peak_gib: float) -> float:
+    """The `performance.memory_limit_gib` under which a plan with this peak fits."""
+    return peak_gib / (1 - LEAST_MARGIN)
+
+
 def needed_gib(peak_gib: float) -> float:
     """The memory of the smallest GPU on which a plan with this peak fits."""
-    return peak_gib / (1 - LEAST_MARGIN) + CONTEXT_GIB
+    return limit_for(peak_gib) + CONTEXT_GIB

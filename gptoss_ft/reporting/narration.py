@@ -44,6 +44,8 @@ def show_start(console: Console, device: Device, output: OutputFolder, pushed_to
     if output.damages:
         damaged = (f"{each.name}: {each.wrong}; set aside as {each.aside}" for each in output.damages)
         values["damaged"] = "; ".join(damaged)
+        if output.resume_from is None:
+            values["begins anew"] = "no checkpoint that is whole is left"
     if output.gone is not None:
         values["earlier run"] = f"{output.gone}, is gone without an end; {_state_of_gone(output)}"
     if output.start.checkpoint is not None:

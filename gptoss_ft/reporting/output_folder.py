@@ -30,6 +30,7 @@ from gptoss_ft.runtime import output_root
 FINAL_MODEL = "final_model"
 MERGED_MODEL = "merged_model"
 CURE = "Pass --restart to keep it aside and train again, or set training.output_dir to another folder."
+FINISHED_CURE = f"{CURE} To train longer: --from its last checkpoint, with --allow-changed for what ends it."
 
 
 @dataclass
@@ -156,7 +157,9 @@ def _open(path: Path, job: JobConfig, start: Start) -> OutputFolder:
             with not_in_use(path):
                 pass
         elif earlier is not None and earlier.get("status") == "finished":
-            raise OutputError(f"{path} holds a finished job of {earlier.get('updated')}", CURE, "training.output_dir")
+            raise OutputError(
+                f"{path} holds a finished job of {earlier.get('updated')}", FINISHED_CURE, "training.output_dir"
+            )
         output = OutputFolder(path, chosen, start=start)
         # Without a checkpoint nothing of the run before is used.
         if earlier is not None and (chosen or checkpoints_in(path)):

@@ -53,8 +53,11 @@ def show_memory(console: Console, plan: Plan, device: GpuMemory) -> None:
         return
     budget = plan.room.budget_gib
     name = f"{device.name}, " if device.name else "a GPU of "
+    limit = plan.room.job.performance.memory_limit_gib
+    within = "" if limit is None else f" (performance.memory_limit_gib: {limit:g})"
     console.print(
-        f"[bold cyan]expected memory[/] of {escape(name)}{device.total_gib:.1f} GiB; a plan may use {budget:.1f}"
+        f"[bold cyan]expected memory[/] of {escape(name)}{device.total_gib:.1f} GiB; "
+        f"a plan may use {max(budget, 0):.1f}{within}"
     )
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
     table.add_column(style="dim")
