@@ -4,11 +4,11 @@ from gptoss_ft.config.job_file import JOB_FILE, find_job_file, write_job_file
 from gptoss_ft.config.keys import by_owner
 from gptoss_ft.config.places import ConfigSource
 from gptoss_ft.config.reference import configuration_page, default_config, json_schema, write_reference
-from gptoss_ft.config.schema import (
+from gptoss_ft.config.schema import JobConfig
+from gptoss_ft.config.sections import (
     DatasetSection,
     EvaluationSection,
     HubSection,
-    JobConfig,
     LoraSection,
     ModelSection,
     PerformanceSection,

@@ -1,13 +1,11 @@
 """The rules that hold between the entries of `dataset`: what is trained on, in which shares, what stands alone."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from gptoss_ft.config.schema import DatasetSection
+from gptoss_ft.config.sections import DatasetSection
 
 
-def entry_faults(dataset: "DatasetSection | list[DatasetSection]") -> list[tuple[str, str]]:
+def entry_faults(dataset: DatasetSection | list[DatasetSection]) -> list[tuple[str, str]]:
     """(dotted key, what was wanted) of each value of `dataset` that does not fit the others; empty when all do."""
     if not isinstance(dataset, list):
         return list(_faults(["dataset"], [dataset]))
@@ -20,7 +18,7 @@ def entry_faults(dataset: "DatasetSection | list[DatasetSection]") -> list[tuple
     return [*prepared, *_faults(names, dataset)]
 
 
-def _faults(names: Sequence[str], entries: "Sequence[DatasetSection]") -> Iterator[tuple[str, str]]:
+def _faults(names: Sequence[str], entries: Sequence[DatasetSection]) -> Iterator[tuple[str, str]]:
     named = list(zip(names, entries, strict=True))
     trained = [(name, entry) for name, entry in named if not entry.eval]
     if not trained:

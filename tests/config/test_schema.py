@@ -11,7 +11,8 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from gptoss_ft.config import JobConfig, json_schema
-from gptoss_ft.config.schema import KEYS, SECTIONS, TrainingSection
+from gptoss_ft.config.schema import KEYS, SECTIONS
+from gptoss_ft.config.sections import TrainingSection
 from gptoss_ft.config.values import SCHEDULER_KWARGS, Optimizer, Scheduler
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,42 @@
+"""What libraries are told once the job is known, by variables that they ask for as they go."""
+
+import os
+from pathlib import Path
+
+
+def hold_mxfp4_packed(packed: bool) -> None:
+    """Say whether Unsloth's next load keeps experts that are stored as MXFP4 in those 4 bits, or holds them in 16."""
+    os.environ["UNSLOTH_MXFP4_KEEP_PACKED"] = "1" if packed else "0"
+
+
+def hold_experts_dequantized(held: bool) -> None:
+    """Say whether Unsloth keeps the 4-bit experts that a forward pass has dequantized for the backward pass, or makes
+    them anew. It asks at every layer."""
+    if held:
+        os.environ["UNSLOTH_MOE_RECOMPUTE"] = "0"
+    else:
+        # Unset, it decides by itself: in a layer that is recomputed they are kept until its backward pass.
+        os.environ.pop("UNSLOTH_MOE_RECOMPUTE", None)
+
+
+def experts_are_held_dequantized() -> bool:
+    return os.environ.get("UNSLOTH_MOE_RECOMPUTE") == "0"
+
+
+def direct_wandb(folder: Path, project: str) -> None:
+    """Keep Weights & Biases' files in the output folder, and name its project."""
+    os.environ["WANDB_DIR"] = str(folder)
+    os.environ.setdefault("WANDB_PROJECT", project)
+
+
+def harmony_ranks() -> Path | None:
+    """The folder that openai-harmony is told to load its ranks from."""
+    folder = os.environ.get("TIKTOKEN_ENCODINGS_BASE")
+    return Path(folder) if folder else None
+
+
+def use_harmony_ranks(folder: Path) -> None:
+    """Have openai-harmony load its ranks from `folder` (o200k_base.tiktoken), not from the network."""
+    # Also where the variable is set: openai-harmony 0.0.8 accepts one hash, so another folder holds the same bytes or
+    # ends in its error, for it looks nowhere else. It asks for the variable at each load, not at import.
+    os.environ["TIKTOKEN_ENCODINGS_BASE"] = str(folder.absolute())

@@ -1,0 +1,3 @@
+"""Units that sizes are told in."""
+
+GIB = 1024**3
