@@ -21,16 +21,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tiny_runs import POLL_SECONDS, differences, exit_code_of, import_everything, screen_of, start
+from tiny_runs import POLL_SECONDS, differences, exit_code_of, import_everything, screen_of, start, write_job
 
-JOB = """
-model: {name: tiny/gpt-oss, max_seq_length: 256, load_in_4bit: false, dtype: float32, device: cpu}
-dataset: {path: tiny/multilingual-thinking, max_samples: 16}
-training: {max_steps: 8, per_device_train_batch_size: 2, gradient_accumulation_steps: 1, learning_rate: 5e-3,
-           warmup_steps: 1, optim: adamw_torch_fused, save_steps: 2, save_total_limit: 2, logging_steps: 1,
-           output_dir: run}
-tracking: {report_to: none}
-"""
 EVERY = "every checkpoint"
 
 
@@ -66,7 +58,7 @@ def damage_and_continue(folder: Path, number: int | None, seed: int) -> Iterator
     reference, killed, damaged = folder / "reference", folder / "killed", folder / "damaged"
     for place in (reference, killed):
         place.mkdir()
-        (place / "job.yaml").write_text(JOB)
+        write_job(place, training={"max_steps": 8})
     if code := wait(start(reference)):
         raise RuntimeError(f"the run that was let alone ended with {code}:\n{screen_of(reference)}")
     kill_with_two_checkpoints(killed)

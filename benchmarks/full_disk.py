@@ -27,17 +27,8 @@ from pathlib import Path
 from typing import Literal
 
 from filling_disk import Disk, Lacking, Moment, Watch, small_disk
-from tiny_runs import differences, has_finished, import_everything, screen_of, start
+from tiny_runs import differences, has_finished, import_everything, screen_of, start, write_job
 
-JOB = """
-model: {name: tiny/gpt-oss, max_seq_length: 256, load_in_4bit: false, dtype: float32, device: cpu}
-dataset: {path: tiny/multilingual-thinking, max_samples: 16, eval_fraction: 0.25}
-training: {max_steps: 6, per_device_train_batch_size: 2, gradient_accumulation_steps: 1, learning_rate: 5e-3,
-           warmup_steps: 1, optim: adamw_torch_fused, save_steps: 2, save_total_limit: 2, logging_steps: 1,
-           output_dir: run}
-evaluation: {prompts: [Hello], max_new_tokens: 2, reasoning_efforts: [low]}
-tracking: {report_to: none}
-"""
 Small = Literal["both", "outputs", "cache"]
 # Data or output, and the machine.
 EXIT_CODES = (3, 4)
@@ -118,7 +109,12 @@ class Runs:
         self._places = {name: (disk.folder if there else folder) / name for name, there in on_disk.items()}
         self._run = self._places["outputs"] / "run"
         folder.mkdir()
-        (folder / "job.yaml").write_text(JOB)
+        write_job(
+            folder,
+            dataset={"eval_fraction": 0.25},
+            training={"max_steps": 6},
+            evaluation={"prompts": ["Hello"], "max_new_tokens": 2, "reasoning_efforts": ["low"]},
+        )
 
     def reference(self) -> list[Moment]:
         """Run with room enough, keep what it left, and say when it wrote what."""

@@ -146,7 +146,7 @@ def is_killed(place: Place) -> int:
 def signalled(place: Place, number: signal.Signals) -> int:
     process = place.start("--set", f"training.max_steps={MANY}")
     ends = time.monotonic() + SECONDS
-    while place.steps() < FEW and process.poll() is None and time.monotonic() < ends:
+    while place.steps() <= FEW and process.poll() is None and time.monotonic() < ends:
         time.sleep(0.02)
     process.send_signal(number)
     return process.wait(timeout=SECONDS)

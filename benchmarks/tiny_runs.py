@@ -1,33 +1,37 @@
-"""Runs of a tiny job that are ended in the middle and continued, and whether two of them ended the same.
+"""Runs of a tiny job, and whether two of them ended the same: what several benchmarks need.
 
-What several benchmarks need. A run may be a fork of one process that has imported everything: the command `train.py
-train --config job.yaml` in a folder of its own, a second of work without the seconds of imports; on a CPU, with one
-thread.
+A run may be a fork of one process that has imported everything: the command `train.py train --config job.yaml` in a
+folder of its own, a second of work without the seconds of imports; on a CPU, with one thread.
 """
 
 import json
 import os
-import random
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+JOB: dict[str, dict[str, Any]] = {
+    "model": {
+        "name": "tiny/gpt-oss", "max_seq_length": 256, "load_in_4bit": False, "dtype": "float32", "device": "cpu",
+    },
+    "dataset": {"path": "tiny/multilingual-thinking", "max_samples": 16},
+    "training": {
+        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "learning_rate": 5e-3, "warmup_steps": 1,
+        "optim": "adamw_torch_fused", "save_steps": 2, "save_total_limit": 2, "logging_steps": 1, "output_dir": "run",
+    },
+    "tracking": {"report_to": "none"},
+}  # fmt: skip
 LOGGED = ("step", "loss", "learning_rate", "grad_norm", "epoch", "tokens", "eval_loss")
-PHASES = ("preparation", "step", "save", "end")
 SCREEN = "screen"
-MOST_INTERRUPTIONS = 3
-# One can be done before its moment comes; it counts for nothing.
-MOST_TRIES = 3
 POLL_SECONDS = 0.001
 
-# How often something of a phase has been seen.
-Moment = tuple[str, int]
-Result = TypeVar("Result")
+
+def write_job(place: Path, **changes: Mapping[str, Any]) -> None:
+    """`place`/job.yaml: the tiny job with `changes` in its sections, as JSON, which is YAML, too."""
+    job = {name: {**JOB.get(name, {}), **changes.get(name, {})} for name in JOB | changes}
+    (place / "job.yaml").write_text(json.dumps(job, indent=2) + "\n")
 
 
 def import_everything() -> None:
@@ -86,110 +90,6 @@ def _be_the_job(place: Path, variables: Mapping[str, str], before: Callable[[], 
     finally:
         sys.stdout.flush()
         os._exit(code)
-
-
-class Events:
-    """Counts what is seen by phase in an output folder, and in a cache."""
-
-    def __init__(self, run: Path, cache: Path) -> None:
-        self._run, self._cache = run, cache
-        self._seen = set(dict(self._there()))
-        self.counts = dict.fromkeys(PHASES, 0)
-
-    def look(self) -> None:
-        """Count what is new since the last look."""
-        now = dict(self._there())
-        for thing in now.keys() - self._seen:
-            self.counts[now[thing]] += 1
-        self._seen |= now.keys()
-
-    def _there(self) -> Iterator[tuple[str, str]]:
-        yield from ((f"cache {path} {size}", "preparation") for path, size, _ in _files(self._cache))
-        log = self._run / "log.jsonl"
-        for path, size, changed in _files(self._run):
-            name = os.path.relpath(path, self._run)
-            if name.startswith((".checkpoint-", "checkpoint-")):
-                yield f"{name} {size}", "save"
-            elif name.startswith((".final_model", "final_model")):
-                yield name, "end"
-            elif name == log.name:
-                yield f"{name} {size}", "step"
-            else:
-                yield f"{name} {changed}", "end" if log.exists() and log.stat().st_size else "preparation"
-
-
-def _files(folder: Path) -> list[tuple[str, int, int]]:
-    """Files and folders below `folder` at any depth: path, bytes, time of change (ns)."""
-    found = []
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = os.path.join(place, name)
-            try:
-                state = os.stat(path)
-            except OSError:
-                # It went away while it was looked at.
-                continue
-            found.append((path, state.st_size, state.st_mtime_ns))
-    return found
-
-
-@dataclass
-class Continued:
-    """A job that was interrupted: its seed, where, the exit codes of its runs, and what of its end differs from the one
-    that was not."""
-
-    seed: int
-    interruptions: list[str] = field(default_factory=list)
-    exit_codes: list[int] = field(default_factory=list)
-    different: list[str] = field(default_factory=list)
-
-
-def interrupt_and_continue(
-    run: Callable[[Moment | None], int], place: Path, counts: dict[str, int], seed: int, expected: tuple[int, ...]
-) -> Continued:
-    """Have `run` the job of `place` again and again until it is done, interrupted at drawn moments at first: some of
-    those that an uninterrupted one showed (`counts`). An interrupted run may end with the codes `expected`."""
-    result, drawn, output = Continued(seed), random.Random(seed), place / "outputs" / "run"
-    for _ in range(drawn.randint(1, MOST_INTERRUPTIONS)):
-        phase = drawn.choice([phase for phase in PHASES if counts[phase]])
-        moment = drawn.randint(1, counts[phase])
-        if not has_finished(output):
-            code = run((phase, moment))
-            result.exit_codes.append(code)
-            if code:
-                result.interruptions.append(f"{phase} {moment}")
-            if code not in (0, *expected):
-                result.different.append(f"ended with {code}: {screen_of(place)[-2000:]}")
-    if not has_finished(output):
-        code = run(None)
-        result.exit_codes.append(code)
-        if code:
-            result.different.append(f"did not end: {code}, {screen_of(place)[-2000:]}")
-    return result
-
-
-def enough(results: Iterator[Result], runs: int, continued: Callable[[Result], Continued]) -> Iterator[Result]:
-    """The first of `results`, up to the one with which `runs` of them were interrupted."""
-    interrupted = 0
-    for result in islice(results, MOST_TRIES * runs):
-        yield result
-        interrupted += bool(continued(result).interruptions)
-        if interrupted == runs:
-            return
-
-
-def wait_for(
-    ended: Callable[[], int | None], events: Events, moment: Moment | None, interrupt: Callable[[], None]
-) -> int:
-    """The exit code that `ended` gives at last; at `moment`, `interrupt` once."""
-    while (code := ended()) is None:
-        events.look()
-        if moment is not None and events.counts[moment[0]] >= moment[1]:
-            interrupt()
-            moment = None
-        time.sleep(POLL_SECONDS)
-    events.look()
-    return code
 
 
 def exit_code_of(child: int) -> int | None:

@@ -14,6 +14,8 @@ from warm_processes import WarmProcesses
 
 from gptoss_ft import runtime, tiny
 
+# Their assertions tell as much as the tests' own.
+pytest.register_assert_rewrite("answering_hub", "command_line", "config_files")
 # Started in the background, a shell's child ignores INT, and under `nohup` HUP: tests send both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

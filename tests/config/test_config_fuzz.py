@@ -12,13 +12,13 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 broken_configs, fuzz_configs = (importlib.import_module(name) for name in ("broken_configs", "fuzz_configs"))
 
 
-def test_a_thousand_wrong_configs_are_jobs_or_named_mistakes(tmp_path: Path) -> None:
-    judged = fuzz_configs.fuzz(1_000, 6, tmp_path, tmp_path / "findings")
+def test_hundreds_of_wrong_configs_are_jobs_or_named_mistakes(tmp_path: Path) -> None:
+    judged = fuzz_configs.fuzz(500, 6, tmp_path, tmp_path / "findings")
     assert [result.outcome for result in judged if result.is_finding] == []
     outcomes = [result.outcome for result in judged]
-    assert len(outcomes) == 1_000
-    assert outcomes.count("accepted") >= 20
-    assert outcomes.count("refused") >= 800
+    assert len(outcomes) == 500
+    assert outcomes.count("accepted") >= 10
+    assert outcomes.count("refused") >= 400
 
 
 def test_every_base_is_a_job(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-runs = importlib.import_module("tiny_runs")
+runs = importlib.import_module("interrupted_runs")
 COUNTS = {"preparation": 3, "step": 10, "save": 8, "end": 2}
 
 
@@ -58,7 +58,7 @@ def test_a_job_is_interrupted_and_then_ends(tmp_path: Path) -> None:
 def test_another_exit_code_is_told(expected: tuple[int, ...], wrong: int, tmp_path: Path) -> None:
     output = tmp_path / "outputs" / "run"
     output.mkdir(parents=True)
-    (tmp_path / runs.SCREEN).write_text("its last words")
+    (tmp_path / "screen").write_text("its last words")
 
     def run(moment: tuple[str, int] | None) -> int:
         (output / "manifest.json").write_text(json.dumps({"status": "finished"}))
@@ -70,7 +70,6 @@ def test_another_exit_code_is_told(expected: tuple[int, ...], wrong: int, tmp_pa
 
 
 def test_runs_that_were_not_interrupted_do_not_count() -> None:
-    results = [runs.Continued(seed, ["step 1"] * (seed % 2)) for seed in range(20)]
-    assert [result.seed for result in runs.enough(iter(results), 2, lambda result: result)] == [0, 1, 2, 3]
-    none = iter(results[::2])
-    assert len(list(runs.enough(none, 2, lambda result: result))) == 6
+    told = [(runs.Continued(seed, ["step 1"] * (seed % 2)), {}) for seed in range(20)]
+    assert [result.seed for result, _ in runs.enough(iter(told), 2)] == [0, 1, 2, 3]
+    assert len(list(runs.enough(iter(told[::2]), 2))) == 6
