@@ -18,7 +18,7 @@ from gptoss_ft.errors import DataError, MachineError, SettingError
 from gptoss_ft.hub_client import fetch_snapshot
 from gptoss_ft.hub_errors import explained
 from gptoss_ft.model.repository import MODEL_FILES, require_safetensors
-from gptoss_ft.runtime import Device, hold_mxfp4_packed
+from gptoss_ft.runtime import Device, hold_mxfp4_packed, offload_exactly
 
 Offload = bool | Literal["auto"]
 
@@ -56,6 +56,8 @@ def load_base(
 
     refuse_impossible(config, device)
     hold_mxfp4_packed(config.load_in_4bit)
+    if config.dtype == "float32":
+        offload_exactly()
     # It reads the tokenizer, too.
     with explained(repository, "model.name"), parsed_once(), _load_reports() as reports:
         try:

@@ -36,7 +36,11 @@ def named_checkpoint(run: Path, name: str) -> Path:
     that are there, where it is missing or not whole."""
     checkpoint = run / name if re.fullmatch(rf"{CHECKPOINT}\d+", name) else named_folder(name)
     folder = checkpoint.parent
-    if not checkpoint.is_dir() or not re.fullmatch(rf"{CHECKPOINT}\d+", checkpoint.name):
+    if not re.fullmatch(rf"{CHECKPOINT}\d+", checkpoint.name):
+        raise OutputError(
+            f"--from {name}: wanted checkpoint-N of the output folder, or the path of one", _those_in(run)
+        )
+    if not checkpoint.is_dir():
         raise OutputError(f"there is no checkpoint {checkpoint}", _those_in(folder if folder.is_dir() else run))
     if wrong := what_is_wrong(checkpoint):
         raise OutputError(f"{checkpoint} is not whole: {wrong}", _those_in(folder))
@@ -158,4 +162,4 @@ def _those_in(folder: Path) -> str:
     there = [(path.name, what_is_wrong(path)) for path in checkpoints_in(folder)]
     if not there:
         return f"{folder} holds none."
-    return f"There are: {'; '.join(f'{name} (not whole: {wrong})' if wrong else name for name, wrong in there)}."
+    return f"{folder} holds: {'; '.join(f'{name} (not whole: {wrong})' if wrong else name for name, wrong in there)}."

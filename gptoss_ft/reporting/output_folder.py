@@ -80,7 +80,8 @@ class OutputFolder:
         allowed."""
         together = (*self.changes, *changes)
         holder = self.resume_from.parent if self.resume_from is not None else self.path
-        refuse_changes(holder, together, self.start.allowed, _beginning(self.earlier), place)
+        is_here = holder.absolute() == self.path.absolute()
+        refuse_changes(holder, together, self.start.allowed, _beginning(self.earlier), place if is_here else None)
         return replace(self, changes=together)
 
     def gone_back(self) -> "OutputFolder":

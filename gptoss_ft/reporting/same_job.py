@@ -121,9 +121,11 @@ def resolved_changes(manifest: Mapping[str, Any] | None, resolved: Mapping[str, 
     ]
 
 
-def refuse_changes(path: Path, changes: Sequence[Change], allowed: Collection[str], began: str, place: str) -> None:
+def refuse_changes(
+    path: Path, changes: Sequence[Change], allowed: Collection[str], began: str, place: str | None
+) -> None:
     """Raise `OutputError` where one of `changes` needs a permission that `allowed` does not give; `place` is the key
-    that it is shown with."""
+    that it is shown with, None where the job in `path` was named by `--from`."""
     allowed = {*allowed, DATA} if _decide_rows(changes, allowed) else set(allowed)
     refused = [one for one in changes if not one.free and (one.key in UNFIT_KEYS or not one.is_covered_by(allowed))]
     if not refused:
@@ -134,11 +136,12 @@ def refuse_changes(path: Path, changes: Sequence[Change], allowed: Collection[st
     options = " ".join(f"--allow-changed {shlex.quote(key)}" for key in keys)
     go_on = f"pass {options} to go on with what it is now, " if not unfit else ""
     reason = f" The checkpoints' weights or optimizer state do not fit another {' or '.join(unfit)}." if unfit else ""
+    aside = "pass --restart to keep the folder aside and train again, or set training.output_dir to another folder"
+    otherwise = "or name a checkpoint of this job with --from" if place is None else aside
     raise OutputError(
         f"{path} holds a job that began {began}; since then this changed:\n"
         + "\n".join(f"  {change}" for change in refused),
-        f"Set it back, {go_on}pass --restart to keep the folder aside and train again, or set training.output_dir to "
-        f"another folder.{reason}",
+        f"Set it back, {go_on}{otherwise}.{reason}",
         place,
     )
 

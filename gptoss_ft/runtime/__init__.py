@@ -20,6 +20,7 @@ from gptoss_ft.runtime.library_settings import (
     harmony_ranks,
     hold_experts_dequantized,
     hold_mxfp4_packed,
+    offload_exactly,
     use_harmony_ranks,
 )
 from gptoss_ft.runtime.process import peak_resident_gib, process_seconds
@@ -53,6 +54,7 @@ __all__ = [
     "login_file",
     "named_folder",
     "no_garbage_collection",
+    "offload_exactly",
     "output_root",
     "peak_resident_gib",
     "prepare_environment",

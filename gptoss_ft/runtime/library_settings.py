@@ -9,6 +9,12 @@ def hold_mxfp4_packed(packed: bool) -> None:
     os.environ["UNSLOTH_MXFP4_KEEP_PACKED"] = "1" if packed else "0"
 
 
+def offload_exactly() -> None:
+    """Have Unsloth offload what recomputed layers start from in float32, where it would round it to bfloat16. It asks
+    when checkpointing is set up."""
+    os.environ["UNSLOTH_OFFLOAD_FP32"] = "exact"
+
+
 def hold_experts_dequantized(held: bool) -> None:
     """Say whether Unsloth keeps the 4-bit experts that a forward pass has dequantized for the backward pass, or makes
     them anew. It asks at every layer."""

@@ -74,10 +74,12 @@ def refusal(name: str) -> tuple[str, str]:
 def test_one_that_is_missing_or_damaged_is_told_with_those_that_are_there() -> None:
     (RUN / "checkpoint-4" / "weights").write_text("run X")
     damage = "weights is not what was written: its SHA-256 differs"
-    there = f"There are: checkpoint-10; checkpoint-4 (not whole: {damage}); checkpoint-2."
+    there = f"outputs/run holds: checkpoint-10; checkpoint-4 (not whole: {damage}); checkpoint-2."
     assert refusal("checkpoint-3") == ("there is no checkpoint outputs/run/checkpoint-3", there)
     assert refusal("checkpoint-4") == (f"outputs/run/checkpoint-4 is not whole: {damage}", there)
-    assert refusal("outputs/run/final_model") == ("there is no checkpoint outputs/run/final_model", there)
+    for other in ("outputs/run/final_model", "run", ".", ""):
+        told = f"--from {other}: wanted checkpoint-N of the output folder, or the path of one"
+        assert refusal(other) == (told, there)
     assert refusal("nope/checkpoint-1") == ("there is no checkpoint nope/checkpoint-1", there)
     assert refusal("outputs/checkpoint-1") == ("there is no checkpoint outputs/checkpoint-1", "outputs holds none.")
 
