@@ -142,7 +142,7 @@ def refuse_changes(
         f"{path} holds a job that began {began}; since then this changed:\n"
         + "\n".join(f"  {change}" for change in refused),
         f"Set it back, {go_on}{otherwise}.{reason}",
-        place,
+        place or "",
     )
 
 

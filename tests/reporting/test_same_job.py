@@ -142,10 +142,10 @@ def test_what_is_not_allowed_is_refused_with_the_way_to_allow_it() -> None:
 def test_of_a_job_that_was_named_by_its_checkpoint_another_is_to_be_named() -> None:
     with pytest.raises(OutputError) as raised:
         refuse_changes(Path("outputs/run"), [RATE], (), "2026-11-21T20:05:00+00:00", None)
-    assert raised.value.key is None
+    assert raised.value.key == ""
     assert raised.value.cure == (
-        "Set it back, pass --allow-changed training.learning_rate to go on with what it is now, or name a checkpoint of "
-        "this job with --from."
+        "Set it back, pass --allow-changed training.learning_rate to go on with what it is now, "
+        "or name a checkpoint of this job with --from."
     )
 
 
