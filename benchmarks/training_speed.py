@@ -9,7 +9,8 @@ first one's compile caches):
 - notebook: Unsloth's gpt-oss notebook, 1 × EFFECTIVE_BATCH
 - padded: the same with the step's samples padded into one micro-batch
 - trl-N: TRL + PEFT in bfloat16 without Unsloth, micro-batch N, on --model-16bit; where that is not given, on weights
-  drawn on the device in the shapes of --model, and its seconds to step 1 then hold no loading of a checkpoint
+  drawn on the device in the shapes of --model, and its seconds to step 1 then hold no loading of a checkpoint;
+  trl-N-whole: without gradient checkpointing
 
 Rows are random tokens, all trained; lengths are log-normal with a median of 600/1,024 of the longest, the longest
 tenth cut, or all full. Tokens/s counts them without padding. Figures are medians over the steps after --warm-up. The
@@ -35,6 +36,7 @@ from peers.measure import SEED, Steps, Task
 from peers.rows import Rows, draw_lengths, draw_rows, shuffled_back, write_prepared_folder
 
 BASELINE = "notebook"
+WHOLE = "-whole"
 # "  3/25  12.3456  …" of our console.
 STEP_LINE = re.compile(r"\s+\d+/\d+\s")
 
@@ -57,9 +59,13 @@ class Contender:
 
     @property
     def trl_micro_batch(self) -> int | None:
-        """Of trl-N; None for another."""
-        number = self.name.removeprefix("trl-")
-        return int(number) if number != self.name and number.isdigit() else None
+        """Of trl-N and trl-N-whole; None for another."""
+        number = self.name.removeprefix("trl-").removesuffix(WHOLE)
+        return int(number) if self.name.startswith("trl-") and number.isdigit() else None
+
+    @property
+    def recomputes(self) -> bool:
+        return not self.name.endswith(WHOLE)
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,7 @@ def task_of(contender: Contender, arguments: argparse.Namespace, folder: Path) -
         device=arguments.device,
         cap_gib=contender.cap_gib or arguments.cap,
         weights_at_random=of_trl is not None and not arguments.model_16bit,
+        recompute=contender.recomputes,
     )
 
 
@@ -218,7 +225,9 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
     for contender in arguments.contenders:
         of_trl = contender.trl_micro_batch
         if contender.name not in ("ours", BASELINE, "padded") and of_trl is None:
-            parser.error(f"--contenders {contender}: want ours, {BASELINE}, padded or trl-N, and @GIB for a cap")
+            parser.error(
+                f"--contenders {contender}: want ours, {BASELINE}, padded, trl-N or trl-N{WHOLE}, and @GIB for a cap"
+            )
         if of_trl is not None and (of_trl == 0 or arguments.effective_batch % of_trl):
             parser.error(
                 f"--contenders {contender}: --effective-batch {arguments.effective_batch} is no multiple of it"

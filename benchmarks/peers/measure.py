@@ -29,7 +29,8 @@ class Task:
     """What a contender trains: the model's folder, the rows' file, samples of an optimizer step and of a micro-batch,
     which experts get an adapter, the kind of device, and the most memory in GiB (None: all there is).
 
-    `weights_at_random`: `model` holds a config alone, the weights are drawn on the device.
+    `weights_at_random`: `model` holds a config alone, the weights are drawn on the device. `recompute`: with gradient
+    checkpointing, as far as that is not a contender's own choice.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Task:
     device: Literal["cuda", "cpu"]
     cap_gib: float | None
     weights_at_random: bool = False
+    recompute: bool = True
 
     @property
     def on_gpu(self) -> bool:

@@ -56,7 +56,7 @@ def make_trainer(model: Any, rows: Rows, task: Task, folder: Path) -> Any:
         logging_steps=1,
         weight_decay=0.001,
         lr_scheduler_type="linear",
-        gradient_checkpointing=True,
+        gradient_checkpointing=task.recompute,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         # As in ours: TRL's default adds the router's balance, a mean over each micro-batch, to the loss.
         router_aux_loss_coef=0.0,

@@ -87,19 +87,20 @@ def test_of_our_console_the_choices_are_shown(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_a_cap_is_of_one_contender_or_of_all() -> None:
-    given = ["--model", "m", "--json", "j", "--contenders", "ours,ours@15.0,trl-2@40", "--cap", "80"]
+    given = ["--model", "m", "--json", "j", "--contenders", "ours,ours@15.0,trl-2@40,trl-4-whole", "--cap", "80"]
     arguments = speed.parse_arguments(given)
     tasks = [speed.task_of(contender, arguments, Path("f")) for contender in arguments.contenders]
-    assert [task.cap_gib for task in tasks] == [80, 15, 40]
-    assert [task.micro_batch for task in tasks] == [1, 1, 2]
-    assert list(map(str, arguments.contenders)) == ["ours", "ours@15", "trl-2@40"]
+    assert [task.cap_gib for task in tasks] == [80, 15, 40, 80]
+    assert [task.micro_batch for task in tasks] == [1, 1, 2, 4]
+    assert [task.recompute for task in tasks] == [True, True, True, False]
+    assert list(map(str, arguments.contenders)) == ["ours", "ours@15", "trl-2@40", "trl-4-whole"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--contenders", "ours@much"], "invalid contenders value"),
-        (["--contenders", "ours,theirs"], "theirs: want ours, notebook, padded or trl-N"),
+        (["--contenders", "ours,theirs"], "theirs: want ours, notebook, padded, trl-N or trl-N-whole"),
         (["--contenders", "trl-16"], "--effective-batch 4 is no multiple of it"),
         (["--warm-up", "25"], "want fewer than --steps 25"),
         (["--experts", "cookbook"], "ours wants --model-16bit"),
