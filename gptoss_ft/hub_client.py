@@ -100,6 +100,8 @@ class _ClientsWaits(logging.Filter):
         words = record.getMessage()
         if failed := re.match(r"HTTP Error (\d+) thrown while requesting \w+ (\S+)", words):
             self._why[record.thread] = f"the hub answered {failed[1]} to {httpx.URL(failed[2]).path}"
+        elif unanswered := re.match(r"'.*' thrown while requesting \w+ (\S+)$", words, re.DOTALL):
+            self._why[record.thread] = f"the hub did not answer to {httpx.URL(unanswered[1]).path}"
         elif wait := re.match(r"(?:Rate limited\. Waiting|Retrying in) ([\d.]+)s", words):
             _tell(self._why.pop(record.thread, "the connection to the hub broke off"), float(wait[1]))
         return False

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -18,7 +19,7 @@ from huggingface_hub import constants
 from local_hub import Fault
 from rich.console import Console
 
-from gptoss_ft import hub_hashes
+from gptoss_ft import hub_client, hub_hashes
 from gptoss_ft.config import DatasetSection, ModelSection
 from gptoss_ft.data.sources import open_source
 from gptoss_ft.data.tokenizer import load_tokenizer
@@ -269,6 +270,23 @@ def test_a_wait_of_the_hubs_own_client_is_told_in_the_same_words(
     told, others = capfd.readouterr()
     assert told == f"the hub answered 429 to {path}; trying again in 56 s\n"
     assert "Rate limited" not in others
+
+
+def test_a_hub_that_does_not_answer_is_named_by_what_was_asked(
+    capfd: pytest.CaptureFixture[str], waits: list[float]
+) -> None:
+    make_console()
+    assert hub_client.patiently(lambda: "an answer") == "an answer"
+    client = logging.getLogger("huggingface_hub.utils._http")
+    for name in ("config.json", "tokenizer.json"):
+        client.warning(
+            f"'[Errno 111] refused\n(Request ID: 1)' thrown while requesting HEAD https://hub/ann/model/{name}"
+        )
+        client.warning("Retrying in 8s [Retry 4/5].")
+    assert capfd.readouterr().out == "".join(
+        f"the hub did not answer to /ann/model/{name}; trying again in 8 s\n"
+        for name in ("config.json", "tokenizer.json")
+    )
 
 
 def test_a_file_that_is_damaged_twice_is_told_and_not_kept(hub: DownloadHub, tmp_path: Path) -> None:
