@@ -31,7 +31,8 @@ for _variable in (
 ):  # fmt: skip
     os.environ.pop(_variable, None)
 runtime.prepare_environment()
-DEVICE = runtime.find_device("cpu")
+# On a GPU: what says so at its head (tests/training/test_planned_trainer.py).
+DEVICE = runtime.find_device("cuda" if os.environ.get("GPTOSS_FT_TEST_DEVICE") == "cuda" else "cpu")
 runtime.import_unsloth(DEVICE)
 
 # They import transformers, which Unsloth must come before.

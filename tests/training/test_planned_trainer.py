@@ -1,4 +1,9 @@
-"""However a step is computed, it is the same step: gradients against one sample at a time, by stock code."""
+"""However a step is computed, it is the same step: gradients against one sample at a time, by stock code.
+
+Also on a GPU, where other kernels compute:
+
+    GPTOSS_FT_TEST_DEVICE=cuda bash test.sh tests/training/test_planned_trainer.py
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +51,7 @@ def trained(request: pytest.FixtureRequest, device: Device, tmp_path_factory: py
     job = JobConfig.model_validate(
         {
             "model": {
-                "name": request.param, "load_in_4bit": False, "dtype": "float32", "device": "cpu",
+                "name": request.param, "load_in_4bit": False, "dtype": "float32", "device": device.kind,
                 "max_seq_length": 256,
             },
             "training": {
@@ -82,9 +87,13 @@ def alone(trained: Any) -> tuple[dict[str, torch.Tensor], float]:
     trained.model.zero_grad(set_to_none=True)
     trained.model.train()
     count, total = sum(int((own[1:] != -100).sum()) for own in trained.labels), 0.0
+    device = trained.model.device
     for ids, labels in zip(trained.ids, trained.labels, strict=True):
-        logits = trained.model(input_ids=ids[None], use_cache=False).logits[0, :-1]
-        loss = torch.nn.functional.cross_entropy(logits, labels[1:], reduction="sum") / count
+        with pytest.MonkeyPatch.context() as patch:
+            # Unsloth has none else, on a GPU in training.
+            patch.setenv("UNSLOTH_RETURN_LOGITS", "1")
+            logits = trained.model(input_ids=ids[None].to(device), use_cache=False).logits[0, :-1]
+        loss = torch.nn.functional.cross_entropy(logits, labels[1:].to(device), reduction="sum") / count
         loss.backward()
         total += float(loss)
     return taken(trained.model), total
