@@ -64,6 +64,8 @@ def main() -> None:
     job = benchmark_job(arguments.config, arguments.overrides, steps_of(arguments.pairs, arguments.block))
     prepare_environment()
     device = find_device(job.model.device)
+    if arguments.folder is not None:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name, quiet_libraries(Path(name) / "libraries.log"):
         import_unsloth(device)
         found = measure(job, device, Path(name), arguments.pairs, arguments.block, arguments.seed)
