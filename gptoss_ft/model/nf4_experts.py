@@ -14,7 +14,7 @@ import torch.utils.checkpoint
 from torch import Tensor
 
 from gptoss_ft.model.fused_experts import FrozenExperts, Lora, fused_experts
-from gptoss_ft.runtime import experts_are_held_dequantized
+from gptoss_ft.runtime import experts_are_held_dequantized, is_out_of_memory
 
 GROUPED = "unsloth_zoo.temporary_patches.gpt_oss_grouped_qlora"
 NEEDED = (
@@ -23,8 +23,6 @@ NEEDED = (
 )  # fmt: skip
 BIASES = "_gptoss_ft_biases"
 UNSLOTHS_OWN = "unsloths_own"
-# What is not a failure of ours: memory that runs out, and the end of a recomputation.
-PASSED_ON = (torch.OutOfMemoryError, torch.utils.checkpoint._StopRecomputationError)
 
 
 class _Unfit(Exception):
@@ -89,9 +87,12 @@ def _fused(grouped: Any, original: Callable[..., Any], told: Callable[[Exception
             result = _layer(grouped, experts, hidden, indices, weights, lora)
         except _Unfit:
             return original(experts, hidden, indices, weights, batch, *sizes, lora=lora)
-        except PASSED_ON:
+        except torch.utils.checkpoint._StopRecomputationError:
+            # The end of a recomputation is no failure.
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             # Unsloth would take it for its own failure, and compute one expert after the other without a word.
             grouped.grouped_qlora_forward = original
             told(error)

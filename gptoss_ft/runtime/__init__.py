@@ -13,7 +13,13 @@ from gptoss_ft.runtime.code_version import code_commit, image_id
 from gptoss_ft.runtime.device import Device, find_device
 from gptoss_ft.runtime.environment import fresh_environment, prepare_environment, stock_environment
 from gptoss_ft.runtime.folders import cache_folder, free_gib, hub_cache, named_folder, output_root
-from gptoss_ft.runtime.gpu_memory import free_gpu_gib, limit_gpu_memory, release_cached_memory, visible_gpu
+from gptoss_ft.runtime.gpu_memory import (
+    free_gpu_gib,
+    is_out_of_memory,
+    limit_gpu_memory,
+    release_cached_memory,
+    visible_gpu,
+)
 from gptoss_ft.runtime.library_settings import (
     direct_wandb,
     experts_are_held_dequantized,
@@ -50,6 +56,7 @@ __all__ = [
     "hub_user",
     "image_id",
     "import_unsloth",
+    "is_out_of_memory",
     "limit_gpu_memory",
     "login_file",
     "named_folder",

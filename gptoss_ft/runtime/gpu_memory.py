@@ -1,10 +1,13 @@
-"""Memory of the GPU: how much is free, how much may be taken, what is given back."""
+"""Memory of the GPU: how much is free, how much may be taken, what is given back, and when it has run out."""
 
 import gc
 import os
 
 from gptoss_ft.runtime.device import Device
 from gptoss_ft.runtime.units import GIB
+
+# cuBLAS and Triton allocate without torch's allocator, and have their own words.
+OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed")
 
 
 def visible_gpu() -> str | None:
@@ -38,3 +41,8 @@ def release_cached_memory(device: Device) -> None:
 
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that the GPU's memory has run out. torch's own is a `RuntimeError`, too."""
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)

@@ -1,19 +1,9 @@
-"""A GPU's memory that has run out: which errors say so, and what libraries remember of it that is true no more."""
+"""What libraries remember of a GPU's memory that ran out, and is true no more."""
 
 import sys
 from typing import Any
 
-import torch
-
 LOSS_MODULE = "unsloth_zoo.fused_losses.cross_entropy_loss"
-# cuBLAS and Triton allocate without torch's allocator, and have their own words.
-WORDS = ("out of memory", "cublas_status_alloc_failed")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in WORDS)
 
 
 def forget_what_ran_out() -> None:

@@ -20,12 +20,12 @@ from gptoss_ft.config import TrainingSection
 from gptoss_ft.data.rendering import IGNORED
 from gptoss_ft.model.attention import BLOCK, DocumentAttention, flex_is_installed
 from gptoss_ft.planning.plan import Plan
-from gptoss_ft.runtime import Device, hold_experts_dequantized, release_cached_memory
+from gptoss_ft.runtime import Device, hold_experts_dequantized, is_out_of_memory, release_cached_memory
 from gptoss_ft.training.counting_trainer import CountingTrainer
 from gptoss_ft.training.finite_steps import FiniteSteps
 from gptoss_ft.training.interruption import StepAbandoned, StopRequest
 from gptoss_ft.training.micro_batches import MicroBatch, Step, collate, divide
-from gptoss_ft.training.out_of_memory import forget_what_ran_out, is_out_of_memory
+from gptoss_ft.training.out_of_memory import forget_what_ran_out
 from gptoss_ft.training.random_state import random_state, restore_random_state
 
 # Called when memory has run out and the step is computed again: the plan from now on.

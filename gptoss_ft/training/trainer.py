@@ -18,12 +18,11 @@ from gptoss_ft.data.storage import PreparedData
 from gptoss_ft.errors import MachineError, SettingError
 from gptoss_ft.model.attention import DocumentAttention
 from gptoss_ft.planning.plan import Plan
-from gptoss_ft.runtime import Device, process_seconds
+from gptoss_ft.runtime import Device, is_out_of_memory, process_seconds
 from gptoss_ft.training.arguments import training_arguments
 from gptoss_ft.training.callbacks import StepReporter
 from gptoss_ft.training.evaluation import evaluate_while_training
 from gptoss_ft.training.interruption import StepAbandoned, stop_on_signal
-from gptoss_ft.training.out_of_memory import is_out_of_memory
 from gptoss_ft.training.planned_trainer import PlannedTrainer, Replanned
 from gptoss_ft.training.tracking import refused_by_tracker
 

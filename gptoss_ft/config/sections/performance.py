@@ -24,5 +24,8 @@ class PerformanceSection(Section):
     )
     fused_experts: bool = Field(
         default=True,
-        description="Compute gpt-oss's 4-bit experts by this package's own kernels; false leaves them to Unsloth.",
+        description=(
+            "Compute gpt-oss's 4-bit experts by this package's own kernels on an H100, H200 or B200; false, and any "
+            "other GPU, leaves them to Unsloth."
+        ),
     )
