@@ -3,7 +3,7 @@
 It computes what transformers' GptOssExperts with PEFT's LoRA on both projections does. What the many small operations
 of the general way write to memory and keep for the backward pass is most of a step's time and memory: here a layer
 keeps its input and the experts' inner states before their activation, in 16 bits, and all that is done value by value
-is compiled into four kernels. Sums over a token's experts have a fixed order.
+is four kernels (`expert_kernels`). Sums over a token's experts have a fixed order.
 
     rows: T tokens × k experts, sorted by expert          x[T, H] → rows [T·k, H]
     inner = rows · Wguᵀ + s · (rows · Aguᵀ) · Bguᵀ + bias   [T·k, 2I]: gate and up, interleaved
@@ -12,13 +12,13 @@ is compiled into four kernels. Sums over a token's experts have a fixed order.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from gptoss_ft.model import expert_values
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,8 @@ class _FusedExperts(torch.autograd.Function):
             low_in = _grouped(rows, a_in.transpose(1, 2), ends)
             added = _grouped(low_in, b_in.transpose(1, 2), ends)
         del rows
-        hidden = _kernel(_activate)(
-            inner, added, scalings[0], experts.gate_up_bias, expert, experts.alpha, experts.limit
-        )
+        values = _value_by_value(x)
+        hidden = values.activate(inner, added, scalings[0], experts.gate_up_bias, expert, experts.alpha, experts.limit)
         del added
         w_out = experts.down()
         out = _grouped(hidden, w_out.transpose(1, 2), ends)
@@ -107,7 +106,7 @@ class _FusedExperts(torch.autograd.Function):
         if a_out is not None and b_out is not None:
             low_out = _grouped(hidden, a_out.transpose(1, 2), ends)
             added = _grouped(low_out, b_out.transpose(1, 2), ends)
-        result: Tensor = _kernel(_combine)(out, added, scalings[1], experts.down_bias, indices, place, weights)
+        result: Tensor = values.combine(out, added, scalings[1], experts.down_bias, indices, place, weights)
 
         ctx.save_for_backward(x, weights, indices, order, place, ends, inner, low_in, low_out, *matrices)
         ctx.experts, ctx.scalings = experts, scalings
@@ -119,7 +118,7 @@ class _FusedExperts(torch.autograd.Function):
         x, weights, indices, order, place, ends, inner, low_in, low_out, *matrices = ctx.saved_tensors
         a_in, b_in, a_out, b_out = (None if matrix is None else matrix.to(x.dtype) for matrix in matrices)
         experts, (s_in, s_out) = ctx.experts, ctx.scalings
-        token, expert = order // indices.shape[1], indices.flatten()[order]
+        token = order // indices.shape[1]
         grad = grads[0]
         weight = weights.flatten()[order].float()
 
@@ -130,11 +129,12 @@ class _FusedExperts(torch.autograd.Function):
         if a_out is not None and b_out is not None:
             low_grad_out = _grouped(grad_out, b_out, ends)
             added = _grouped(low_grad_out, a_out, ends)
-        grad_inner, hidden, along = _kernel(_activate_backward)(
+        values = _value_by_value(x)
+        grad_inner, hidden, along = values.activate_backward(
             inner, grad_hidden, added, s_out, weight, experts.alpha, experts.limit
         )
-        along_bias = _kernel(_along_bias)(grad, experts.down_bias, token, expert)
-        grad_weights = (along + along_bias)[place].to(weights.dtype)
+        along_bias = (grad.float() @ experts.down_bias.float().t()).gather(1, indices)
+        grad_weights = (along[place] + along_bias).to(weights.dtype)
         del grad_hidden, added
         grad_a_out = grad_b_out = None
         if low_grad_out is not None:
@@ -151,7 +151,7 @@ class _FusedExperts(torch.autograd.Function):
             grad_a_in = _grouped_over_rows((low_grad_in * s_in).t(), x[token], ends)
             grad_b_in = _grouped_over_rows(grad_inner.t(), low_in * s_in, ends)
         del grad_inner
-        grad_x = _kernel(_collect)(grad_rows, added, s_in, place).to(x.dtype)
+        grad_x = values.collect(grad_rows, added, s_in, place)
         of_matrices = (
             None if one is None else one.to(matrix.dtype)
             for one, matrix in zip((grad_a_in, grad_b_in, grad_a_out, grad_b_out), matrices, strict=True)
@@ -173,85 +173,10 @@ def _grouped_over_rows(of_rows: Tensor, others: Tensor, ends: Tensor) -> Tensor:
     return product.masked_fill_(has_none[:, None, None], 0)
 
 
-def _gate_up(inner: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    gate, up = inner[:, ::2].float(), inner[:, 1::2].float()
-    return gate.clamp(max=limit), up.clamp(-limit, limit), gate <= limit, (up >= -limit) & (up <= limit)
+def _value_by_value(x: Tensor) -> Any:
+    """`expert_values`, or on a GPU the same in Triton."""
+    if x.is_cuda:
+        from gptoss_ft.model import expert_kernels
 
-
-def _activate(
-    inner: Tensor, added: Tensor | None, scaling: float, bias: Tensor, expert: Tensor, alpha: float, limit: float
-) -> Tensor:
-    """Adds adapter and bias to `inner`, in place, and returns the hidden states."""
-    whole = inner.float() + bias[expert].float()
-    if added is not None:
-        whole = whole + scaling * added.float()
-    inner.copy_(whole)
-    gate, up, _, _ = _gate_up(inner, limit)
-    return (gate * torch.sigmoid(alpha * gate) * (up + 1)).to(inner.dtype)
-
-
-def _combine(
-    out: Tensor, added: Tensor | None, scaling: float, bias: Tensor, indices: Tensor, place: Tensor, weights: Tensor
-) -> Tensor:
-    """The weighted sum of each token's rows, float32."""
-    total = torch.zeros(len(indices), out.shape[1], dtype=torch.float32, device=out.device)
-    for choice in range(indices.shape[1]):
-        row = place[:, choice]
-        value = out[row].float() + bias[indices[:, choice]].float()
-        if added is not None:
-            value = value + scaling * added[row].float()
-        total = total + weights[:, choice, None].float() * value
-    return total
-
-
-def _activate_backward(
-    inner: Tensor, grad: Tensor, added: Tensor | None, scaling: float, weight: Tensor, alpha: float, limit: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """From the gradient of the unweighted hidden states (`grad` and the adapter's part of it): that of `inner`,
-    weighted; the hidden states; and their product with it, summed over each row."""
-    whole = grad.float()
-    if added is not None:
-        whole = whole + scaling * added.float()
-    gate, up, gate_inside, up_inside = _gate_up(inner, limit)
-    share = torch.sigmoid(alpha * gate)
-    swish = gate * share
-    hidden = (swish * (up + 1)).to(inner.dtype)
-    along = (whole * hidden.float()).sum(1)
-    whole = whole * weight[:, None]
-    of_gate = torch.where(gate_inside, whole * (up + 1) * (share + alpha * swish * (1 - share)), 0.0)
-    of_up = torch.where(up_inside, whole * swish, 0.0)
-    return torch.stack((of_gate, of_up), dim=2).flatten(1).to(inner.dtype), hidden, along
-
-
-def _along_bias(grad: Tensor, bias: Tensor, token: Tensor, expert: Tensor) -> Tensor:
-    """Of each row, the product of its token's gradient and its expert's bias."""
-    return (grad[token].float() * bias[expert].float()).sum(1)
-
-
-def _collect(rows: Tensor, added: Tensor | None, scaling: float, place: Tensor) -> Tensor:
-    """The sum of each token's rows, float32."""
-    total = torch.zeros(len(place), rows.shape[1], dtype=torch.float32, device=rows.device)
-    for choice in range(place.shape[1]):
-        total = total + rows[place[:, choice]].float()
-        if added is not None:
-            total = total + scaling * added[place[:, choice]].float()
-    return total
-
-
-_Pointwise = Callable[..., Any]
-
-
-@cache
-def _compiled(function: _Pointwise) -> _Pointwise:
-    # One compilation for all numbers of rows.
-    return torch.compile(function, dynamic=True, fullgraph=True)
-
-
-def _kernel(function: _Pointwise) -> _Pointwise:
-    """`function` compiled where there is a GPU; a CPU test computes it as it is written."""
-
-    def run(*arguments: Any) -> Any:
-        on_gpu = any(isinstance(argument, Tensor) and argument.is_cuda for argument in arguments)
-        return (_compiled(function) if on_gpu else function)(*arguments)
-
-    return run
+        return expert_kernels
+    return expert_values
