@@ -26,8 +26,9 @@ class MemoryCalibration:
     # Unsloth's experts: 61.0 → 108.0 GiB from 8 to 16 samples of 1,024 tokens without recomputation; with it 16.7 →
     # 21.4 from 4 to 16 samples, and 17.9 at 1 × 8,192.
     experts: Activations = Activations(attention=1.40, mlp=1.40, at_work=1.05)
-    # `model.fused_experts` at 16,384 tokens: 20.86, 34.49, 63.02 GiB with 2, 9, 24 layers that are not recomputed, and
-    # 24.33 at 32,768 with none. Of the MLP it keeps gate and up alone, two fifths of the values.
+    # `model.fused_experts` at 16,384 tokens: 20.86, 34.49, 63.02 GiB with 2, 9, 24 layers that are not recomputed, of
+    # the MLP it keeps gate and up alone, two fifths of the values; at work with its values in Triton 110.81 GiB at
+    # 32,768 with none recomputed, and 27.13 at 16,384 with 18.
     fused_experts: Activations = Activations(attention=1.24, mlp=0.40, at_work=1.00)
     # Llama-3.2-3B's shape: 12.19 → 41.75 GiB from 4,096 to 18,432 tokens, 5.40 there with all layers recomputed.
     dense: Activations = Activations(attention=0.65, mlp=0.65, at_work=0.65)
@@ -40,23 +41,29 @@ class MemoryCalibration:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How fast layers of a kind are: the seconds of one layer in one pass (forward, recomputation, backward) that pass
+    whatever the row holds, most of them the host's; the share of the GPU's peak bf16 rate that matrix products reach;
+    and what recomputing a layer comes to, as a share of its forward and backward pass together."""
+
+    pass_seconds: float
+    rate: float
+    recomputed: float
+
+
+@dataclass(frozen=True)
 class SpeedCalibration:
-    """Seconds, on one H200; a GPU is scaled by its bf16 rate and memory bandwidth. Good for about 15 %.
+    """On one H200 (989 TFLOP/s); a GPU is scaled by its bf16 rate and memory bandwidth. Good for about 15 % on a host;
+    hosts differ by half in what a pass takes them."""
 
-    Fitted to a micro-batch of 1, 4, 16 × 1,024 tokens recomputed in 0.306, 0.480, 1.704 s, of 8 and 16 × 1,024 without
-    recomputation in 0.645 and 1.199 s, and of 4 × 1,024 with experts kept dequantized in 0.357 s.
-    """
-
-    # The host's share of one layer in one pass (forward, recomputation, backward), whatever the row holds.
-    moe_layer_pass_seconds: float = 0.0022
-    # An assumption, not measured: a dense layer starts about a fifth of the kernels.
-    dense_layer_pass_seconds: float = 0.0004
-    # Share of the GPU's peak bf16 rate (989 TFLOP/s) that matrix products reach.
-    moe_rate: float = 0.24
-    # An assumption: what LoRA on dense models usually reaches.
-    dense_rate: float = 0.40
-    # A recomputed layer's forward pass again, of its forward and backward pass together.
-    recomputed_share: float = 0.33
+    # Unsloth's experts: 1, 4, 16 × 1,024 tokens recomputed in 0.306, 0.480, 1.704 s, 8 and 16 × 1,024 without
+    # recomputation in 0.645 and 1.199 s, and 4 × 1,024 with experts kept dequantized in 0.357 s.
+    experts: Pace = Pace(pass_seconds=0.0022, rate=0.24, recomputed=0.33)
+    # `model.fused_experts`, on a slower host: 32 × 1,024 tokens in 1.547 s; of samples of 630 on average 19,900 in
+    # 1.054 s with experts kept and in 1.474 s with 23 layers recomputed, 2,650 in 0.342 s with experts kept.
+    fused_experts: Pace = Pace(pass_seconds=0.0040, rate=0.36, recomputed=0.46)
+    # An assumption, not measured: a dense layer starts about a fifth of the kernels, and LoRA usually reaches this.
+    dense: Pace = Pace(pass_seconds=0.0004, rate=0.40, recomputed=0.33)
     # An assumption: looking embeddings up on the host, for each micro-batch.
     offload_seconds: float = 0.01
 

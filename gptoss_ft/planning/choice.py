@@ -11,6 +11,7 @@ from gptoss_ft.config import JobConfig
 from gptoss_ft.planning.cures import changed, find_cures
 from gptoss_ft.planning.gpus import LEAST_MARGIN, MARGIN, GpuMemory, budget_gib, known_gpu
 from gptoss_ft.planning.lengths import Lengths
+from gptoss_ft.planning.memory import fuses_experts
 from gptoss_ft.planning.plan import BLOCK, Plan, Reason, Room, bucketed
 from gptoss_ft.planning.shapes import ModelShapes
 from gptoss_ft.planning.speed import H200, micro_batch_seconds
@@ -136,11 +137,11 @@ class _Costs:
         gpu = known_gpu(device.name)
         speed = gpu.speed if gpu else H200
         layers = range(room.most_checkpointed + 1)
+        fused = fuses_experts(room.shapes, room.job)
 
         def seconds(tokens: int, checkpointed: int) -> float:
-            return micro_batch_seconds(
-                room.shapes, speed, tokens, checkpointed, room.keep_dequantized, room.offload_embedding, lengths.mean
-            )
+            keep, offload = room.keep_dequantized, room.offload_embedding
+            return micro_batch_seconds(room.shapes, speed, tokens, checkpointed, keep, offload, lengths.mean, fused)
 
         self._limits = np.array([room.most_tokens(checkpointed, lengths.step_bound) for checkpointed in layers])
         self._fixed = np.array([seconds(0, checkpointed) for checkpointed in layers])

@@ -18,19 +18,22 @@ def micro_batch_seconds(
     keep_dequantized: bool,
     offload_embedding: bool,
     mean_length: float,
+    fused: bool,
     calibration: SpeedCalibration = SPEED,
 ) -> float:
-    """Seconds of a micro-batch's forward and backward pass with `tokens` tokens, in samples of `mean_length`."""
+    """Seconds of a micro-batch's forward and backward pass with `tokens` tokens, in samples of `mean_length`; `fused`
+    where experts are computed by `model.fused_experts`."""
+    moe = calibration.fused_experts if fused else calibration.experts
+    pace = moe if shapes.is_moe else calibration.dense
     passes = 2 * shapes.layers + checkpointed_layers
-    of_pass = calibration.moe_layer_pass_seconds if shapes.is_moe else calibration.dense_layer_pass_seconds
     # Dequantized weights are written and read again; what was kept is only read.
     written = checkpointed_layers + (shapes.layers if keep_dequantized else passes - checkpointed_layers)
     moved = 2 * written * shapes.dequantized_layer_bytes() / (gpu.bandwidth * 1e9)
-    rate = (calibration.moe_rate if shapes.is_moe else calibration.dense_rate) * gpu.tflops * 1e12
-    recomputed = calibration.recomputed_share * checkpointed_layers / shapes.layers
+    rate = pace.rate * gpu.tflops * 1e12
+    recomputed = pace.recomputed * checkpointed_layers / shapes.layers
     flop = FLOP_A_WEIGHT * tokens * (shapes.active_parameters() + attention_products(shapes, mean_length))
     offload = calibration.offload_seconds if offload_embedding else 0
-    return passes * of_pass + moved + flop * (1 + recomputed) / rate + offload
+    return passes * pace.pass_seconds + moved + flop * (1 + recomputed) / rate + offload
 
 
 def attention_products(shapes: ModelShapes, mean_length: float) -> float:

@@ -105,7 +105,7 @@ def test_what_is_too_small_says_what_would_do() -> None:
     assert not plan.fits
     assert plan.rows == "packed" and plan.offload_embedding and plan.checkpointed_layers == 24
     assert plan.cures[0] == "lora.target_modules: [q_proj, k_proj, v_proj, o_proj], without experts or MLP"
-    assert plan.cures[-1] == "performance.memory_limit_gib: 14, with a GPU of 15 GiB"
+    assert plan.cures[-1] == "performance.memory_limit_gib: 13.9, with a GPU of 15 GiB"
     for changed in (job_of(lora={"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}), job_of()):
         device = H200 if changed == job_of() else GpuMemory("", 14.5, groups=True)
         assert plan_of(changed, device, in_4_bits(changed)).fits
@@ -218,7 +218,7 @@ def test_what_is_kept_dequantized_goes_first() -> None:
     assert (smaller.row_tokens, smaller.checkpointed_layers) == (plan.row_tokens, 0)
     assert plan.estimate is not None and smaller.estimate is not None
     # The experts of all layers; one projection of the layer at work is there all the same.
-    kept = plan.estimate.peak_gib - smaller.estimate.peak_gib
+    kept = plan.estimate.dequantized_experts - smaller.estimate.dequantized_experts
     projection = SHAPES.dequantized_by_fused_experts_bytes()
     assert kept == pytest.approx((24 * SHAPES.dequantized_layer_bytes() - projection) / GIB, rel=0.01)
 

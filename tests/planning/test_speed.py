@@ -10,26 +10,30 @@ SHAPES = shapes_measured()
 
 
 @pytest.mark.parametrize(
-    ("samples", "checkpointed", "keep", "seconds"),
+    ("tokens", "checkpointed", "keep", "mean_length", "fused", "seconds"),
     [
-        (1, 24, False, 0.306),
-        (4, 24, False, 0.480),
-        (16, 24, False, 1.704),
-        (8, 0, False, 0.645),
-        (16, 0, False, 1.199),
-        (4, 0, True, 0.357),
+        (1024, 24, False, 1024, False, 0.306),
+        (4096, 24, False, 1024, False, 0.480),
+        (16384, 24, False, 1024, False, 1.704),
+        (8192, 0, False, 1024, False, 0.645),
+        (16384, 0, False, 1024, False, 1.199),
+        (4096, 0, True, 1024, False, 0.357),
+        (32768, 0, False, 1024, True, 1.547),
+        (19900, 0, True, 630, True, 1.054),
+        (19900, 23, False, 630, True, 1.474),
+        (2650, 0, True, 630, True, 0.342),
     ],
 )
-def test_seconds_of_a_micro_batch_of_1024_tokens_a_sample(
-    samples: int, checkpointed: int, keep: bool, seconds: float
+def test_seconds_of_a_micro_batch(
+    tokens: int, checkpointed: int, keep: bool, mean_length: float, fused: bool, seconds: float
 ) -> None:
-    expected = micro_batch_seconds(SHAPES, H200, 1024 * samples, checkpointed, keep, False, 1024)
+    expected = micro_batch_seconds(SHAPES, H200, tokens, checkpointed, keep, False, mean_length, fused)
     assert expected == pytest.approx(seconds, rel=0.15)
 
 
 def test_a_slower_gpu_takes_longer() -> None:
     def seconds(name: str) -> float:
-        return micro_batch_seconds(SHAPES, KNOWN[name].speed, 4096, 24, False, False, 1024)
+        return micro_batch_seconds(SHAPES, KNOWN[name].speed, 4096, 24, False, False, 1024, True)
 
     assert seconds("B200") < seconds("H200") < seconds("A100") < seconds("L4") < seconds("T4")
 
