@@ -27,6 +27,7 @@ from gptoss_ft.runtime.library_settings import (
     hold_experts_dequantized,
     hold_mxfp4_packed,
     offload_exactly,
+    remember_changing_sizes,
     use_harmony_ranks,
 )
 from gptoss_ft.runtime.process import peak_resident_gib, process_seconds
@@ -69,6 +70,7 @@ __all__ = [
     "push_demanded",
     "push_wanted",
     "release_cached_memory",
+    "remember_changing_sizes",
     "secrets_in_environment",
     "stock_environment",
     "use_harmony_ranks",

@@ -1,7 +1,9 @@
 """What libraries are told once the job is known, by variables that they ask for as they go."""
 
+import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 
 def hold_mxfp4_packed(packed: bool) -> None:
@@ -27,6 +29,20 @@ def hold_experts_dequantized(held: bool) -> None:
 
 def experts_are_held_dequantized() -> bool:
     return os.environ.get("UNSLOTH_MOE_RECOMPUTE") == "0"
+
+
+def remember_changing_sizes(model: str) -> None:
+    """Have torch keep, beside the code that it compiles, which sizes changed from one call to the next: rows have many
+    lengths, and a later run of this model compiles for all of them at its first step, or finds that code in the cache.
+
+    Of each model by itself: what is always the same within one, as its hidden size, is compiled as a constant. Where
+    the environment names a job (TORCH_COMPILE_JOB_ID), that stays.
+    """
+    import torch.compiler
+
+    settings: Any = torch.compiler.config
+    if settings.job_id is None:
+        settings.job_id = f"gptoss_ft-{hashlib.sha256(model.encode()).hexdigest()[:16]}"
 
 
 def direct_wandb(folder: Path, project: str) -> None:
