@@ -37,14 +37,7 @@ from gptoss_ft.reporting.output_folder import FINAL_MODEL, OutputFolder
 from gptoss_ft.reporting.same_job import REVISION, data_changes, resolved_changes, weights_changes
 from gptoss_ft.reporting.step_log import StepLog
 from gptoss_ft.reporting.trainer_state import better_checkpoint
-from gptoss_ft.runtime import (
-    Device,
-    direct_wandb,
-    evaluation_wanted,
-    limit_gpu_memory,
-    release_cached_memory,
-    remember_changing_sizes,
-)
+from gptoss_ft.runtime import Device, direct_wandb, evaluation_wanted, limit_gpu_memory, release_cached_memory
 from gptoss_ft.training.arguments import as_resolved
 from gptoss_ft.training.callbacks import StepReporter
 from gptoss_ft.training.steps_left import refuse_half_trained
@@ -85,8 +78,6 @@ def finetune(job: JobConfig, entries: Sequence[Entry], device: Device, output: O
     refuse_too_little_disk(job, repository, rows, output.path)
 
     limit_gpu_memory(device, job.performance.memory_limit_gib)
-    if device.kind == "cuda":
-        remember_changing_sizes(job.model.name)
     model = build_model(job, repository, device, console, planned.offload)
     facts = adapter_facts(model)
     narration.show_model(console, job, repository, model, facts, are_fused())

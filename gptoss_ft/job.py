@@ -19,7 +19,7 @@ from gptoss_ft.publishing.run_facts import read_facts
 from gptoss_ft.reporting import narration
 from gptoss_ft.reporting.console import LIBRARIES_LOG, make_console, quiet_libraries
 from gptoss_ft.reporting.output_folder import AS_EVER, Start, claimed_folder
-from gptoss_ft.runtime import find_device, import_unsloth, prepare_environment
+from gptoss_ft.runtime import find_device, import_unsloth, prepare_environment, remember_changing_sizes
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def train(loaded: LoadedConfig, start: Start = AS_EVER) -> RunResult:
         narration.show_start(console, device, output, "nowhere: HF_TOKEN is not set" if lacks_token(job) else repo_id)
         with quiet_libraries(output.path / LIBRARIES_LOG):
             read_weights_ahead(job.model)
+            remember_changing_sizes(f"{job.model.name}, load_in_4bit: {job.model.load_in_4bit}")
             import_unsloth(device)
             with narration.preparing(console) as progress:
                 ahead.wait(progress)

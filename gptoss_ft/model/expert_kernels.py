@@ -1,7 +1,8 @@
 """`expert_values` for a GPU, in Triton: each is read once and written once, whole rows at a time.
 
-Gate and up lie interleaved: a block of both is read as it lies and split in registers. Numbers of rows are no
-constants, so that one compilation serves all; offsets are 64-bit, as 131,072 tokens have more than 2³¹ inner states.
+Tensors are contiguous. Gate and up lie interleaved: a block of both is read as it lies and split in registers. Numbers
+of rows are no constants, so that one compilation serves all; offsets are 64-bit, as 131,072 tokens have more than 2³¹
+inner states.
 """
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 BLOCK = 512
 WARPS = 4
+# Clamping would make a number of what is none, and nobody would see it.
+NAN = tl.constexpr(tl.PropagateNan.ALL)
 
 
 def activate(
@@ -18,10 +21,11 @@ def activate(
 ) -> Tensor:
     rows, columns = inner.shape[0], inner.shape[1] // 2
     hidden = inner.new_empty(rows, columns)
-    _activate[(rows, triton.cdiv(columns, BLOCK))](
-        inner, inner if added is None else added, bias, expert, hidden, scaling, alpha, limit,
-        columns=columns, adapted=added is not None, block=BLOCK, num_warps=WARPS,
-    )  # fmt: skip
+    with torch.cuda.device_of(inner):
+        _activate[(rows, triton.cdiv(columns, BLOCK))](
+            inner, inner if added is None else added, bias, expert, hidden, scaling, alpha, limit,
+            columns=columns, adapted=added is not None, block=BLOCK, num_warps=WARPS,
+        )  # fmt: skip
     return hidden
 
 
@@ -31,10 +35,11 @@ def activate_backward(
     rows, columns = grad.shape
     grad_inner, hidden = torch.empty_like(inner), torch.empty_like(grad)
     along = torch.empty(rows, dtype=torch.float32, device=grad.device)
-    _activate_backward[(rows,)](
-        inner, grad, grad if added is None else added, weight, grad_inner, hidden, along, scaling, alpha, limit,
-        columns=columns, adapted=added is not None, block=BLOCK, num_warps=WARPS,
-    )  # fmt: skip
+    with torch.cuda.device_of(inner):
+        _activate_backward[(rows,)](
+            inner, grad, grad if added is None else added, weight, grad_inner, hidden, along, scaling, alpha, limit,
+            columns=columns, adapted=added is not None, block=BLOCK, num_warps=WARPS,
+        )  # fmt: skip
     return grad_inner, hidden, along
 
 
@@ -56,11 +61,12 @@ def _sum_of_rows(
     total: Tensor, rows: Tensor, added: Tensor | None, scaling: float, place: Tensor, *weighting: Tensor, weighted: bool
 ) -> None:
     tokens, columns = total.shape
-    _sum[(tokens, triton.cdiv(columns, BLOCK))](
-        total, rows, rows if added is None else added, place, *weighting, scaling,
-        columns=columns, choices=place.shape[1], adapted=added is not None, weighted=weighted, block=BLOCK,
-        num_warps=WARPS,
-    )  # fmt: skip
+    with torch.cuda.device_of(rows):
+        _sum[(tokens, triton.cdiv(columns, BLOCK))](
+            total, rows, rows if added is None else added, place, *weighting, scaling,
+            columns=columns, choices=place.shape[1], adapted=added is not None, weighted=weighted, block=BLOCK,
+            num_warps=WARPS,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -81,8 +87,8 @@ def _activate(
     kept = whole.to(inner_pointer.dtype.element_ty)
     tl.store(place, kept, mask=inside)
     gate, up = tl.split(tl.reshape(kept.to(tl.float32), (block, 2)))
-    gate = tl.minimum(gate, limit)
-    up = tl.minimum(tl.maximum(up, -limit), limit)
+    gate = tl.minimum(gate, limit, NAN)
+    up = tl.minimum(tl.maximum(up, -limit, NAN), limit, NAN)
     hidden = gate * tl.sigmoid(alpha * gate) * (up + 1)
     column = tl.program_id(1) * block + tl.arange(0, block)
     tl.store(hidden_pointer + row * columns + column, hidden.to(hidden_pointer.dtype.element_ty), mask=column < columns)
@@ -105,8 +111,8 @@ def _activate_backward(
             added = tl.load(added_pointer + row * columns + column, mask=column < columns, other=0.0)
             whole += scaling * added.to(tl.float32)
         raw_gate, raw_up = tl.split(tl.reshape(inner, (block, 2)))
-        gate = tl.minimum(raw_gate, limit)
-        up = tl.minimum(tl.maximum(raw_up, -limit), limit)
+        gate = tl.minimum(raw_gate, limit, NAN)
+        up = tl.minimum(tl.maximum(raw_up, -limit, NAN), limit, NAN)
         share = tl.sigmoid(alpha * gate)
         swish = gate * share
         hidden = (swish * (up + 1)).to(hidden_pointer.dtype.element_ty)

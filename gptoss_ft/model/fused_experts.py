@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gptoss_ft.model import expert_values
 
@@ -75,6 +76,7 @@ class _FusedExperts(torch.autograd.Function):
         *matrices: Tensor | None,
     ) -> Tensor:
         a_in, b_in, a_out, b_out = (None if matrix is None else matrix.to(x.dtype) for matrix in matrices)
+        indices = indices.contiguous()
         chosen = indices.flatten()
         order = chosen.argsort(stable=True)
         expert = chosen[order]
@@ -114,6 +116,7 @@ class _FusedExperts(torch.autograd.Function):
         return result
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, indices, order, place, ends, inner, low_in, low_out, *matrices = ctx.saved_tensors
         a_in, b_in, a_out, b_out = (None if matrix is None else matrix.to(x.dtype) for matrix in matrices)
@@ -133,7 +136,8 @@ class _FusedExperts(torch.autograd.Function):
         grad_inner, hidden, along = values.activate_backward(
             inner, grad_hidden, added, s_out, weight, experts.alpha, experts.limit
         )
-        along_bias = (grad.float() @ experts.down_bias.float().t()).gather(1, indices)
+        with torch.autocast(grad.device.type, enabled=False):
+            along_bias = (grad.float() @ experts.down_bias.float().t()).gather(1, indices)
         grad_weights = (along[place] + along_bias).to(weights.dtype)
         del grad_hidden, added
         grad_a_out = grad_b_out = None

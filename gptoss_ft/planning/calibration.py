@@ -27,8 +27,8 @@ class MemoryCalibration:
     # 21.4 from 4 to 16 samples, and 17.9 at 1 × 8,192.
     experts: Activations = Activations(attention=1.40, mlp=1.40, at_work=1.05)
     # `model.fused_experts` at 16,384 tokens: 20.86, 34.49, 63.02 GiB with 2, 9, 24 layers that are not recomputed, of
-    # the MLP it keeps gate and up alone, two fifths of the values; at work with its values in Triton 110.81 GiB at
-    # 32,768 with none recomputed, and 27.13 at 16,384 with 18.
+    # the MLP it keeps gate and up alone, two fifths of the values. At work: 112.43 → 110.81 GiB at 32,768 tokens when
+    # its values became kernels in Triton, 3.70 → 3.00 for one layer's experts at 16,384.
     fused_experts: Activations = Activations(attention=1.24, mlp=0.40, at_work=1.00)
     # Llama-3.2-3B's shape: 12.19 → 41.75 GiB from 4,096 to 18,432 tokens, 5.40 there with all layers recomputed.
     dense: Activations = Activations(attention=0.65, mlp=0.65, at_work=0.65)
@@ -53,15 +53,16 @@ class Pace:
 
 @dataclass(frozen=True)
 class SpeedCalibration:
-    """On one H200 (989 TFLOP/s); a GPU is scaled by its bf16 rate and memory bandwidth. Good for about 15 % on a host;
-    hosts differ by half in what a pass takes them."""
+    """On one H200 (989 TFLOP/s); a GPU is scaled by its bf16 rate and memory bandwidth. Good for about 15 % on one
+    host; what a pass takes differs by up to two between hosts."""
 
     # Unsloth's experts: 1, 4, 16 × 1,024 tokens recomputed in 0.306, 0.480, 1.704 s, 8 and 16 × 1,024 without
     # recomputation in 0.645 and 1.199 s, and 4 × 1,024 with experts kept dequantized in 0.357 s.
     experts: Pace = Pace(pass_seconds=0.0022, rate=0.24, recomputed=0.33)
-    # `model.fused_experts`, on a slower host: 32 × 1,024 tokens in 1.547 s; of samples of 630 on average 19,900 in
-    # 1.054 s with experts kept and in 1.474 s with 23 layers recomputed, 2,650 in 0.342 s with experts kept.
-    fused_experts: Pace = Pace(pass_seconds=0.0040, rate=0.36, recomputed=0.46)
+    # `model.fused_experts`, on another host: 32 × 1,024 tokens in 1.547 s; of samples of 630 on average 19,900 in
+    # 1.054 s with experts kept and in 1.474 s with 23 layers recomputed, 2,650 in 0.342 s with experts kept, 2,341 in
+    # 0.582 s with 23 layers recomputed and the embedding in the host's memory.
+    fused_experts: Pace = Pace(pass_seconds=0.0045, rate=0.36, recomputed=0.46)
     # An assumption, not measured: a dense layer starts about a fifth of the kernels, and LoRA usually reaches this.
     dense: Pace = Pace(pass_seconds=0.0004, rate=0.40, recomputed=0.33)
     # An assumption: looking embeddings up on the host, for each micro-batch.

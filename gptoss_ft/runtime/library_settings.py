@@ -34,6 +34,7 @@ def experts_are_held_dequantized() -> bool:
 def remember_changing_sizes(model: str) -> None:
     """Have torch keep, beside the code that it compiles, which sizes changed from one call to the next: rows have many
     lengths, and a later run of this model compiles for all of them at its first step, or finds that code in the cache.
+    Before anything is compiled: torch reads it once.
 
     Of each model by itself: what is always the same within one, as its hidden size, is compiled as a constant. Where
     the environment names a job (TORCH_COMPILE_JOB_ID), that stays.

@@ -84,16 +84,55 @@ def test_sums_over_a_token_s_experts(columns: int, dtype: torch.dtype, adapted: 
     close(*collected, dtype)
 
 
-def test_offsets_beyond_31_bits() -> None:
+@pytest.mark.parametrize("place", [0, 1], ids=["gate", "up"])
+def test_what_is_no_number_stays_none(place: int) -> None:
+    """Else a loss that is not finite would not be found out. Triton's interpreter keeps it in any case."""
+    inner = drawn(ROWS, 96, dtype=torch.bfloat16, seed=1)
+    inner[3, 10 + place] = float("nan")
+    bias = torch.zeros(EXPERTS, 96, dtype=torch.bfloat16, device=DEVICE)
+    expert = torch.zeros(ROWS, dtype=torch.int64, device=DEVICE)
+    hidden = expert_kernels.activate(inner, None, SCALING, bias, expert, ALPHA, LIMIT)
+    assert hidden[3, 5].isnan() and hidden.isnan().sum() == 1
+    weight = torch.ones(ROWS, device=DEVICE)
+    _, again, along = expert_kernels.activate_backward(inner, hidden, None, SCALING, weight, ALPHA, LIMIT)
+    assert again[3, 5].isnan() and along[3].isnan() and along.isnan().sum() == 1
+
+
+needs_memory = pytest.mark.skipif(DEVICE == "cpu", reason="tensors of 4 GiB")
+
+
+@needs_memory
+def test_activation_beyond_31_bits() -> None:
     """Rows past 2³¹ values are where they are asked for: on a GPU with 24 GiB, as such tensors are large."""
-    if DEVICE == "cpu":
-        pytest.skip("tensors of 4 GiB")
-    columns, rows = 2880, 2**31 // 5760 + 100
-    inner = torch.zeros(rows, 2 * columns, device=DEVICE, dtype=torch.bfloat16)
-    inner[-1] = drawn(2 * columns, dtype=torch.bfloat16, seed=1)
-    last = inner[-1:].clone()
-    bias = drawn(EXPERTS, 2 * columns, dtype=torch.bfloat16, seed=3)
+    inner, last = last_of(2**31 // 5760 + 100, 5760)
+    rows = len(inner)
+    bias = drawn(EXPERTS, 5760, dtype=torch.bfloat16, seed=3)
     expert = torch.zeros(rows, dtype=torch.int64, device=DEVICE)
     hidden = expert_kernels.activate(inner, None, SCALING, bias, expert, ALPHA, LIMIT)
     close(hidden[-1:], expert_values.activate(last, None, SCALING, bias, expert[:1], ALPHA, LIMIT), inner.dtype)
     close(inner[-1:], last, inner.dtype)
+
+
+@needs_memory
+def test_gradient_beyond_31_bits() -> None:
+    inner, last = last_of(2**31 // 5760 + 100, 5760)
+    grad, last_grad = last_of(len(inner), 2880)
+    weight = torch.ones(len(inner), device=DEVICE)
+    found = expert_kernels.activate_backward(inner, grad, None, SCALING, weight, ALPHA, LIMIT)
+    wanted = expert_values.activate_backward(last, last_grad, None, SCALING, weight[:1], ALPHA, LIMIT)
+    for one, other in zip(found, wanted, strict=True):
+        close(one[-1:], other, inner.dtype)
+
+
+@needs_memory
+def test_sums_beyond_31_bits() -> None:
+    rows, last = last_of(2**31 // 2880 + 100, 2880)
+    place = torch.full((1, 1), len(rows) - 1, device=DEVICE)
+    close(expert_kernels.collect(rows, None, SCALING, place), last, rows.dtype)
+
+
+def last_of(rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """So many rows of zeros but for the last, and that one by itself."""
+    whole = torch.zeros(rows, columns, device=DEVICE, dtype=torch.bfloat16)
+    whole[-1] = drawn(columns, dtype=torch.bfloat16, seed=columns)
+    return whole, whole[-1:].clone()

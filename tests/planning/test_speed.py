@@ -22,6 +22,7 @@ SHAPES = shapes_measured()
         (19900, 0, True, 630, True, 1.054),
         (19900, 23, False, 630, True, 1.474),
         (2650, 0, True, 630, True, 0.342),
+        (2341, 23, False, 630, True, 0.582),
     ],
 )
 def test_seconds_of_a_micro_batch(
