@@ -5,7 +5,8 @@
 
 Trains on random rows, all tokens trained: `--warm-up` steps, then `--steps` that are timed, then one under
 torch.profiler. Writes profile.json and kernels.json (the longest kernels by name, with the group each was put into:
-look there whether the rules fit) into --output.
+look there whether the rules fit) into --output, and of a GPU host.json: the operators that the host took longest for,
+those that they call not counted, and how often it ran them. Small steps wait for it.
 
 Percentages are of the timed steps' median. `idle` is what of that is left when at least one kernel runs in the rest;
 kernels of two streams at once count both. The floor is 4 FLOP for each active parameter and token (forward, and the
@@ -110,6 +111,9 @@ def profile_step(job: JobConfig, device: Device, arguments: argparse.Namespace, 
     kernels = read_trace(folder / "trace.json", on_gpu)
     shapes = Shapes(model.vocabulary, job.lora.r)
     _write(arguments.output / "kernels.json", longest_names(kernels, shapes, NAMES))
+    if on_gpu:
+        operators = read_trace(folder / "trace.json", on_gpu=False)
+        _write(arguments.output / "host.json", longest_names(operators, shapes, NAMES))
     tokens = float(lengths.mean()) * batch
     return {
         "device": device.name,
