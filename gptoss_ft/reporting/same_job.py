@@ -27,6 +27,8 @@ FREE_KEYS = frozenset(
         "max_skipped_steps", "loss_alarm", "grace_seconds", "time_limit",
     )
 )  # fmt: skip
+# Which checkpoints there are decides the final model only where the best of them is looked for.
+FREE_WITHOUT_EVALUATION = "training.save_steps"
 # The keys of what a config leaves to the machine, by its name in the manifest.
 RESOLVED_KEYS = {"dtype": "model.dtype", "optimizer": "training.optim"}
 # With another value of these a checkpoint's adapter or optimizer state does not fit.
@@ -66,6 +68,7 @@ class Change:
 def config_changes(before: Mapping[str, Any], job: JobConfig) -> list[Change]:
     """What differs between the config of a manifest and this job's. A key that the manifest lacks had its default."""
     now = job.model_dump(mode="json")
+    free = FREE_KEYS if job.training.eval_steps is not None else FREE_KEYS | {FREE_WITHOUT_EVALUATION}
     return [
         change
         for section, model in SECTIONS.items()
@@ -73,6 +76,7 @@ def config_changes(before: Mapping[str, Any], job: JobConfig) -> list[Change]:
             section,
             [{**model.model_construct().model_dump(mode="json"), **old} for old in _entries(before.get(section, {}))],
             now[section],
+            free,
         )
     ]
 
@@ -150,7 +154,9 @@ def _decide_rows(changes: Sequence[Change], allowed: Collection[str]) -> bool:
     return any(change.is_covered_by(OF_THE_ROWS) and change.is_covered_by(allowed) for change in changes)
 
 
-def _section_changes(section: str, were: Sequence[Mapping[str, Any]], now: Any) -> Iterator[Change]:
+def _section_changes(
+    section: str, were: Sequence[Mapping[str, Any]], now: Any, free_keys: Collection[str]
+) -> Iterator[Change]:
     """Of a section's entries: one, but for data sets, a list of one of which is the same as it alone."""
     is_list = isinstance(now, list) or len(were) > 1
     for index, (old, new) in enumerate(zip_longest(were, _entries(now))):
@@ -160,7 +166,7 @@ def _section_changes(section: str, were: Sequence[Mapping[str, Any]], now: Any) 
             continue
         for key, value in new.items():
             if old[key] != value:
-                free = section in FREE_SECTIONS or f"{section}.{key}" in FREE_KEYS
+                free = section in FREE_SECTIONS or f"{section}.{key}" in free_keys
                 yield Change(f"{owner}.{key}", shown_value(old[key], key), shown_value(value, key), free)
 
 

@@ -12,6 +12,7 @@ from gptoss_ft.errors import OutputError
 from gptoss_ft.reporting.same_job import (
     FREE_KEYS,
     FREE_SECTIONS,
+    FREE_WITHOUT_EVALUATION,
     OF_THE_ROWS,
     UNFIT_KEYS,
     Change,
@@ -88,11 +89,18 @@ def test_a_key_or_section_that_an_older_manifest_lacks_had_its_default() -> None
 
 def test_what_may_change_freely_is_in_the_schema() -> None:
     assert SECTIONS.keys() >= FREE_SECTIONS
-    assert FREE_KEYS | UNFIT_KEYS <= NAMES
+    assert FREE_KEYS | UNFIT_KEYS | {FREE_WITHOUT_EVALUATION} <= NAMES
     assert set(OF_THE_ROWS) <= NAMES | SECTIONS.keys()
     before = job({"path": "a"})
     now = job({"path": "a"}, training={"logging_steps": 5, "output_dir": "x"}, tracking={"project": "x"})
     assert [change.free for change in config_changes(before.model_dump(mode="json"), now)] == [True, True, True]
+
+
+@pytest.mark.parametrize(("eval_steps", "free"), [(None, True), (5, False)])
+def test_how_often_is_saved_is_free_where_no_best_checkpoint_is_looked_for(eval_steps: int | None, free: bool) -> None:
+    before = job({"path": "a", "eval_fraction": 0.5}, training={"eval_steps": eval_steps, "save_steps": 10})
+    now = job({"path": "a", "eval_fraction": 0.5}, training={"eval_steps": eval_steps, "save_steps": 20})
+    assert [change.free for change in config_changes(before.model_dump(mode="json"), now)] == [free]
 
 
 def test_versions_need_permission_and_a_commit_does_not() -> None:
