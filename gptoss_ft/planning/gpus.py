@@ -11,7 +11,7 @@ from gptoss_ft.runtime import visible_gpu
 # Of a GPU's memory, for CUDA's own context.
 CONTEXT_GIB = 0.5
 # Of what is left or of `performance.memory_limit_gib`, for an allocator that need not give memory back in mid-step.
-MARGIN = 0.09
+MARGIN = 0.10
 # For what would not fit at all with that: an estimate may be 5 % too low.
 LEAST_MARGIN = 0.05
 

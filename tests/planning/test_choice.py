@@ -62,7 +62,7 @@ def test_a_large_gpu_takes_the_whole_step_without_recomputation() -> None:
     )  # fmt: skip
     # Practically every step is one row: a step has 2,450 tokens on average.
     assert plan.row_tokens > Lengths(VALUES, 4).step_tokens(0.95)
-    assert plan.tokens_per_second == pytest.approx(9000, rel=0.15)
+    assert plan.tokens_per_second == pytest.approx(7500, rel=0.15)
     assert plan.seconds == pytest.approx(20 * Lengths(VALUES, 4).mean_step_tokens / plan.tokens_per_second)
 
 

@@ -69,8 +69,8 @@ def test_the_gpu_that_the_driver_tells_of(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_a_plan_may_use() -> None:
     job = JobConfig()
-    assert budget_gib(job, GpuMemory("", 16)) == pytest.approx(15.5 * 0.91)
+    assert budget_gib(job, GpuMemory("", 16)) == pytest.approx(15.5 * 0.90)
     limited = JobConfig.model_validate({"performance": {"memory_limit_gib": 15.0}})
-    assert budget_gib(limited, GpuMemory("", 140)) == pytest.approx(15 * 0.91)
-    assert budget_gib(limited, GpuMemory("", 12)) == pytest.approx(11.5 * 0.91)
+    assert budget_gib(limited, GpuMemory("", 140)) == pytest.approx(15 * 0.90)
+    assert budget_gib(limited, GpuMemory("", 12)) == pytest.approx(11.5 * 0.90)
     assert budget_gib(job, GpuMemory("", needed_gib(14.0)), LEAST_MARGIN) == pytest.approx(14.0)
