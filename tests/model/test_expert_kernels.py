@@ -17,7 +17,9 @@ POINTERS = {"expert": "*i64", "place": "*i64", "indices": "*i64", "weight": "*fp
 def test_kernels_compute_what_pytorch_does() -> None:
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "GPTOSS_FT_TEST_DEVICE": "cpu"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", str(CASES)]
+    # Tensors of gigabytes are for a GPU.
+    options = ["-q", "-p", "no:cacheprovider", "-n", "0", "-k", "not beyond_31_bits"]
+    command = [sys.executable, "-m", "pytest", *options, str(CASES)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "38 passed" in done.stdout
