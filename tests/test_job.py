@@ -56,6 +56,22 @@ def test_packed_rows_are_what_a_step_takes(run: Run, capsys: pytest.CaptureFixtu
     assert result.losses[-1] < result.losses[0]
 
 
+def test_torch_is_told_which_model_its_compiled_code_is_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Unsloth's import, as after that something might be compiled."""
+    seen: list[str | None] = []
+
+    def stop(device: object) -> None:
+        seen.append(torch.compiler.config.job_id)
+        raise Interrupted("here", "")
+
+    monkeypatch.setattr(job, "import_unsloth", stop)
+    for name in ("tiny/gpt-oss", "tiny/llama"):
+        monkeypatch.setattr(torch.compiler.config, "job_id", None)
+        with pytest.raises(Interrupted):
+            run(f"model.name={name}")
+    assert len(set(seen)) == 2 and all(str(each).startswith("gptoss_ft-") for each in seen)
+
+
 def test_packing_ends_where_attention_cannot_keep_samples_apart(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetuning, "document_attention", lambda model: None)
     with pytest.raises(SettingError, match="cannot be packed") as refused:

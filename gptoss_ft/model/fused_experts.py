@@ -124,6 +124,7 @@ class _FusedExperts(torch.autograd.Function):
         token = order // indices.shape[1]
         grad = grads[0]
         weight = weights.flatten()[order].float()
+        without_rows = ends.diff(prepend=ends.new_zeros(1)) == 0
 
         # Of the unweighted output: with it and the hidden states, the router's gradient needs no output.
         grad_out = grad.to(x.dtype)[token]
@@ -143,8 +144,8 @@ class _FusedExperts(torch.autograd.Function):
         grad_a_out = grad_b_out = None
         if low_grad_out is not None:
             scaled = (weight * s_out)[:, None]
-            grad_a_out = _grouped_over_rows((low_grad_out * scaled).to(x.dtype).t(), hidden, ends)
-            grad_b_out = _grouped_over_rows(grad_out.t(), (low_out * scaled).to(x.dtype), ends)
+            grad_a_out = _grouped_over_rows((low_grad_out * scaled).to(x.dtype).t(), hidden, ends, without_rows)
+            grad_b_out = _grouped_over_rows(grad_out.t(), (low_out * scaled).to(x.dtype), ends, without_rows)
         del grad_out, hidden
 
         grad_rows = _grouped(grad_inner, ctx.kept[0] if ctx.kept else experts.gate_up(), ends)
@@ -152,8 +153,8 @@ class _FusedExperts(torch.autograd.Function):
         if a_in is not None and b_in is not None:
             low_grad_in = _grouped(grad_inner, b_in, ends)
             added = _grouped(low_grad_in, a_in, ends)
-            grad_a_in = _grouped_over_rows((low_grad_in * s_in).t(), x[token], ends)
-            grad_b_in = _grouped_over_rows(grad_inner.t(), low_in * s_in, ends)
+            grad_a_in = _grouped_over_rows((low_grad_in * s_in).t(), x[token], ends, without_rows)
+            grad_b_in = _grouped_over_rows(grad_inner.t(), low_in * s_in, ends, without_rows)
         del grad_inner
         grad_x = values.collect(grad_rows, added, s_in, place)
         of_matrices = (
@@ -169,12 +170,11 @@ def _grouped(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
     return product
 
 
-def _grouped_over_rows(of_rows: Tensor, others: Tensor, ends: Tensor) -> Tensor:
-    """[experts, a, b]: the product of [a, rows] and [rows, b] over the rows of each expert."""
+def _grouped_over_rows(of_rows: Tensor, others: Tensor, ends: Tensor, without_rows: Tensor) -> Tensor:
+    """[experts, a, b]: the product of [a, rows] and [rows, b] over the rows of each expert, of which some have none."""
     product = _grouped(of_rows, others, ends)
-    # For an expert without rows some GPUs leave what was in memory (Blackwell, pytorch/pytorch#172439).
-    has_none = ends.diff(prepend=ends.new_zeros(1)) == 0
-    return product.masked_fill_(has_none[:, None, None], 0)
+    # For those some GPUs leave what was in memory (Blackwell, pytorch/pytorch#172439).
+    return product.masked_fill_(without_rows[:, None, None], 0)
 
 
 def _value_by_value(x: Tensor) -> Any:

@@ -15,6 +15,7 @@ from gptoss_ft.planning.memory import fuses_experts
 from gptoss_ft.planning.plan import BLOCK, Plan, Reason, Room, bucketed
 from gptoss_ft.planning.shapes import ModelShapes
 from gptoss_ft.planning.speed import H200, micro_batch_seconds
+from gptoss_ft.planning.steps import steps_in_all
 from gptoss_ft.reporting.console import counted
 from gptoss_ft.runtime import GIB
 
@@ -177,11 +178,9 @@ def _plan_of(candidate: Candidate, lengths: Lengths, device: GpuMemory, reasons:
 
 def _steps(job: JobConfig, lengths: Lengths) -> int | None:
     """Optimizer steps of the job; None where it ends by epochs of unknown length."""
-    if job.training.max_steps is not None:
-        return job.training.max_steps
-    if lengths.assumed or job.training.packing:
+    if job.training.max_steps is None and (lengths.assumed or job.training.packing):
         return None
-    return math.ceil((job.training.num_train_epochs or 1) * math.ceil(len(lengths.values) / lengths.effective_batch))
+    return steps_in_all(job.training, len(lengths.values))
 
 
 def _reasons(best: Candidate, job: JobConfig, lengths: Lengths) -> tuple[Reason, ...]:

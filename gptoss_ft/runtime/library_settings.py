@@ -1,4 +1,4 @@
-"""What libraries are told once the job is known, by variables that they ask for as they go."""
+"""What libraries are told once the job is known, most of it by variables that they ask for as they go."""
 
 import hashlib
 import os
