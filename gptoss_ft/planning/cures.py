@@ -29,7 +29,7 @@ def find_cures(room: Room, longest: int, at_once: int = 1) -> tuple[str, ...]:
     needed = room.estimate(tokens, room.most_checkpointed).peak_gib
     larger = f"a GPU of {math.ceil(needed_gib(needed))} GiB"
     if room.job.performance.memory_limit_gib is not None:
-        larger = f"performance.memory_limit_gib: {math.ceil(10 * limit_for(needed)) / 10:g}, with {larger}"
+        larger = f"performance.memory_limit_gib: {math.ceil(10 * limit_for(needed)) / 10:g}, on {larger} or more"
     return (*cures, larger)
 
 
