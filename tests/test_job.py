@@ -66,8 +66,7 @@ def test_torch_is_told_which_model_its_compiled_code_is_of(run: Run, monkeypatch
 
     monkeypatch.setattr(job, "import_unsloth", stop)
     for name in ("tiny/gpt-oss", "tiny/llama"):
-        monkeypatch.setattr(torch.compiler.config, "job_id", None)
-        with pytest.raises(Interrupted):
+        with torch.compiler.config.patch(job_id=None), pytest.raises(Interrupted):
             run(f"model.name={name}")
     assert len(set(seen)) == 2 and all(str(each).startswith("gptoss_ft-") for each in seen)
 
